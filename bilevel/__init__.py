@@ -1,0 +1,59 @@
+"""Bi-Level Routing Attention (BiFormer, CVPR 2023) for every array library.
+
+Importing bilevel imports no array library; a backend imports its own when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+from bilevel.errors import (
+    ArrayError,
+    BackendRefused,
+    BackendUnavailable,
+    BilevelError,
+    InputError,
+    ShapeError,
+    WeightsError,
+)
+from bilevel.grid import Grid
+from bilevel.ops import attend, bra, gather, key_mask, merge, partition, route, summarize
+from bilevel.protocol import Attended, Backend, BackendSpec, Problem, Routes
+from bilevel.registry import BackendStatus, backends
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArrayError",
+    "Attended",
+    "Backend",
+    "BackendRefused",
+    "BackendSpec",
+    "BackendStatus",
+    "BackendUnavailable",
+    "BilevelError",
+    "Grid",
+    "InputError",
+    "Problem",
+    "Routes",
+    "ShapeError",
+    "WeightsError",
+    "attend",
+    "backends",
+    "bra",
+    "gather",
+    "key_mask",
+    "merge",
+    "models",
+    "partition",
+    "route",
+    "summarize",
+]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """``bilevel.models`` without an import of its own, and without its cost before it is used."""
+    if name == "models":
+        return import_module("bilevel.models")
+    raise AttributeError(f"module 'bilevel' has no attribute {name!r}")

@@ -1,0 +1,139 @@
+"""Checks of arguments, made once in front of every backend. Each error says what was expected,
+what came, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import isfinite, prod
+from operator import index as as_index
+
+from bilevel.errors import ArrayError, ShapeError
+from bilevel.grid import Grid
+from bilevel.protocol import Array, Problem
+from bilevel.registry import describe
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+def float_problem(**arrays: Array) -> Problem:
+    """The problem that floating-point arrays of one library, device and dtype pose."""
+    described = {name: describe(x) for name, x in arrays.items()}
+    first, problem = next(iter(described.items()))
+    if problem.dtype not in FLOATS:
+        raise ArrayError(
+            f"expected {first} to be {', '.join(FLOATS[:-1])} or {FLOATS[-1]}, "
+            f"got {problem.dtype}; convert it"
+        )
+    devices = {name: getattr(x, "device", "cpu") for name, x in arrays.items()}
+    for name, other in described.items():
+        for aspect, mine, its in (
+            ("library", problem.library, other.library),
+            ("device", devices[first], devices[name]),
+            ("dtype", problem.dtype, other.dtype),
+        ):
+            if mine != its:
+                raise ArrayError(
+                    f"expected {name} to have the {aspect} of {first}, {mine}, got {its}; "
+                    "convert one of them"
+                )
+    return problem
+
+
+def index_problem(index: Array) -> Problem:
+    """The problem that an array of region indices poses: backends judge float dtypes alone."""
+    return replace(describe(index), dtype="float32")
+
+
+def check_spatial(x: Array, grid: Grid, name: str = "x") -> None:
+    """``x`` is ``(N, *grid.spatial, M, D)``."""
+    shape = tuple(x.shape)
+    if len(shape) != grid.ndim + 3 or shape[1:-2] != grid.spatial:
+        axes = ", ".join(map(str, grid.spatial))
+        raise ShapeError(f"expected {name} of shape (N, {axes}, M, D) for {grid}, got {shape}")
+
+
+def check_topk(topk: int, num_regions: int) -> None:
+    """``topk`` is an integer from 1 to the number of key regions."""
+    try:
+        fits = 1 <= as_index(topk) <= num_regions
+    except TypeError:
+        fits = False
+    if not fits:
+        raise ShapeError(
+            f"expected topk to be an integer from 1 to {num_regions}, the number of key regions, "
+            f"got {topk!r}"
+        )
+
+
+def check_index(
+    name: str, index: Array, like: Array, shape: tuple[int | None, int | None], num_regions: int
+) -> None:
+    """``index`` holds regions in 0 to ``num_regions - 1``, in an array like ``like``, of shape
+    ``(N, R, k)``, where ``shape`` gives N and R (None: any)."""
+    got, of = describe(index), describe(like)
+    where, there = (str(getattr(x, "device", "cpu")) for x in (index, like))
+    if "int" not in got.dtype or (got.library, where) != (of.library, there):
+        raise ArrayError(
+            f"expected {name} to be an integer {of.library} array on {there}, "
+            f"got {got.dtype} {got.library} on {where}"
+        )
+    sizes = tuple(index.shape)
+    axes = [letter if n is None else f"{letter}={n}" for letter, n in zip("NR", shape, strict=True)]
+    if len(sizes) != 3 or any(n not in (None, m) for n, m in zip(shape, sizes, strict=False)):
+        raise ShapeError(f"expected {name} of shape ({', '.join(axes)}, k), got {sizes}")
+    if not 1 <= sizes[2] <= num_regions:
+        raise ShapeError(
+            f"expected 1 to {num_regions} key regions in each row of {name}, got {sizes[2]}"
+        )
+    # Reading values from an accelerator would make the host wait for it.
+    if of.device == "cpu" and prod(sizes):
+        low, high = int(index.min()), int(index.max())
+        if low < 0 or high >= num_regions:
+            raise ShapeError(
+                f"expected {name} to hold regions from 0 to {num_regions - 1}, "
+                f"got values from {low} to {high}"
+            )
+
+
+def bra_grids(
+    q: Array,
+    k: Array,
+    v: Array,
+    regions: int | Sequence[int],
+    kv_regions: int | Sequence[int] | None,
+) -> tuple[Grid, Grid]:
+    """The grids of queries and keys, once the shapes of q, k and v fit each other."""
+    a, b, c = tuple(q.shape), tuple(k.shape), tuple(v.shape)
+    ranks_fit = min(len(a), len(b)) >= 4 and len(b) == len(c)
+    if not ranks_fit or (a[0], *a[-2:]) != (b[0], *b[-2:]) or b[:-1] != c[:-1]:
+        raise ShapeError(
+            "expected q (N, *spatial, M, D), k (N, *kv_spatial, M, D) and "
+            f"v (N, *kv_spatial, M, Dv), got {a}, {b} and {c}"
+        )
+    if 0 in (*a[1:], *c[1:]):
+        raise ShapeError(f"expected no empty axis but N, got q {a}, k {b} and v {c}")
+    q_grid = Grid(a[1:-2], regions)
+    return q_grid, Grid(b[1:-2], regions if kv_regions is None else kv_regions)
+
+
+def attend_shapes(q: Array, k: Array, v: Array, mask: Array | None) -> None:
+    """The shapes of :func:`bilevel.ops.attend` fit each other."""
+    a, b, c = tuple(q.shape), tuple(k.shape), tuple(v.shape)
+    fits = len(a) == len(b) == len(c) == 5 and a[:2] == b[:2] and a[3:] == b[3:] and b[:4] == c[:4]
+    if not fits or 0 in (*b[1:], c[4]):
+        raise ShapeError(
+            "expected q (N, R, T, M, D), k (N, R, L, M, D) and v (N, R, L, M, Dv), "
+            f"no axis but N empty, got {a}, {b} and {c}"
+        )
+    if mask is not None and tuple(mask.shape) != b[:3]:
+        raise ShapeError(f"expected mask of shape (N, R, L) = {b[:3]}, got {tuple(mask.shape)}")
+
+
+def scale_or_default(scale: float | None, head_dim: int) -> float:
+    """``scale``, or ``head_dim ** -0.5``."""
+    if scale is None:
+        return float(head_dim**-0.5)
+    if not isinstance(scale, (int, float)) or not isfinite(scale):
+        raise ShapeError(f"expected scale to be a finite number or None, got {scale!r}")
+    return float(scale)

@@ -1,0 +1,29 @@
+"""What bilevel raises. Every error of the library is a :class:`BilevelError`."""
+
+
+class BilevelError(Exception):
+    """Base of every error that bilevel raises on purpose."""
+
+
+class ShapeError(BilevelError, ValueError):
+    """A shape, a count of regions or a ``topk`` that does not fit the others."""
+
+
+class ArrayError(BilevelError, TypeError):
+    """Not an array bilevel knows, or arrays that differ in library, device or dtype."""
+
+
+class BackendUnavailable(BilevelError, ImportError):
+    """A backend that does not exist, or that cannot be imported; says how to install it."""
+
+
+class BackendRefused(BilevelError, RuntimeError):
+    """No backend, or not the one asked for, takes this problem; says every reason."""
+
+
+class WeightsError(BilevelError, ValueError):
+    """Parameters that do not belong to the model they were given to."""
+
+
+class InputError(BilevelError, ValueError):
+    """A file, folder or setting from outside that cannot be used."""

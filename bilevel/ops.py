@@ -1,0 +1,202 @@
+"""The public functions: each checks its arguments once, then calls the backend.
+
+Words and letters are the same everywhere: N images, spatial axes, M heads, D channels per head,
+R regions, T tokens of the largest region, k routed regions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bilevel import checks
+from bilevel.errors import ShapeError
+from bilevel.grid import Grid
+from bilevel.protocol import Array, Attended, Backend, Routes
+from bilevel.registry import resolve
+
+
+def bra(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    topk: int = 4,
+    regions: int | Sequence[int] = 7,
+    scale: float | None = None,
+    routes: Array | None = None,
+    kv_regions: int | Sequence[int] | None = None,
+    backend: str | Backend | None = None,
+    return_routes: bool = False,
+) -> Array | tuple[Array, Routes]:
+    """Bi-Level Routing Attention (BiFormer, section 3.2, equations 3 to 8, without the LCE term).
+
+    Queries and keys are averaged over each region; every query region keeps the ``topk`` key
+    regions with the highest product of means; its tokens attend to all tokens of those regions.
+    No gradient flows through the routing. Views of a fused qkv projection need no copy.
+
+    Parameters
+    ----------
+    q
+        Queries, ``(N, *spatial, M, D)``; float16, bfloat16, float32 or float64.
+    k, v
+        Keys ``(N, *kv_spatial, M, D)`` and values ``(N, *kv_spatial, M, Dv)``, like ``q`` in
+        library, device and dtype.
+    topk
+        Key regions per query region, 1 to the number of key regions.
+    regions
+        Regions per spatial axis of ``q``: one int, or one per axis.
+    scale
+        Factor on the scores before the softmax; None is ``D ** -0.5``. (The released BiFormer
+        weights were trained with ``(M * D) ** -0.5``.)
+    routes
+        Key regions ``(N, R, k)``, integer, distinct in each row; given, routing is skipped and
+        ``topk`` is not used, so any router can be plugged in.
+    kv_regions
+        Regions per spatial axis of ``k`` and ``v``; None is ``regions``.
+    backend
+        Name of a backend, or a :class:`~bilevel.protocol.Backend`; None is the best one for the
+        arrays. See :func:`bilevel.backends`.
+    return_routes
+        Whether to return the :class:`~bilevel.protocol.Routes` too.
+
+    Returns
+    -------
+    Array or (Array, Routes)
+        ``(N, *spatial, M, Dv)``, in the library, device and dtype of ``q``.
+
+    Raises
+    ------
+    ShapeError
+        If shapes, regions, ``topk`` or ``routes`` do not fit each other.
+    ArrayError
+        If an argument is not a floating-point array, or if they differ in library, device, dtype.
+    BackendUnavailable, BackendRefused
+        If the backend asked for does not import, or does not take these arrays.
+    """
+    chosen = resolve(checks.float_problem(q=q, k=k, v=v), backend)
+    q_grid, k_grid = checks.bra_grids(q, k, v, regions, kv_regions)
+    scale = checks.scale_or_default(scale, q.shape[-1])
+    if routes is None:
+        checks.check_topk(topk, k_grid.num_regions)
+        found = chosen.route(chosen.summarize(q, q_grid), chosen.summarize(k, k_grid), topk)
+    else:
+        rows = (q.shape[0], q_grid.num_regions)
+        checks.check_index("routes", routes, q, rows, k_grid.num_regions)
+        found = Routes(routes, None)
+    mask = None if k_grid.uniform else chosen.key_mask(found.index, k_grid)
+    attended = chosen.attend(
+        chosen.partition(q, q_grid),
+        chosen.gather(chosen.partition(k, k_grid), found.index),
+        chosen.gather(chosen.partition(v, k_grid), found.index),
+        mask,
+        scale,
+    )
+    out = chosen.merge(attended.out, q_grid)
+    return (out, found) if return_routes else out
+
+
+def partition(x: Array, grid: Grid, *, backend: str | Backend | None = None) -> Array:
+    """Split a map of tokens into regions: ``(N, *spatial, M, D)`` to ``(N, R, T, M, D)``.
+
+    Regions smaller than T are padded with zeros; :func:`key_mask` tells which tokens are real.
+    Paper: section 3.2, "region partition".
+
+    Raises ShapeError if ``x`` does not have the spatial axes of ``grid``.
+    """
+    chosen = resolve(checks.float_problem(x=x), backend)
+    checks.check_spatial(x, grid)
+    return chosen.partition(x, grid)
+
+
+def merge(x: Array, grid: Grid, *, backend: str | Backend | None = None) -> Array:
+    """The inverse of :func:`partition`: ``(N, R, T, M, D)`` to ``(N, *spatial, M, D)``.
+
+    Padding is dropped. Raises ShapeError if R and T are not those of ``grid``.
+    """
+    chosen = resolve(checks.float_problem(x=x), backend)
+    if len(x.shape) != 5 or tuple(x.shape[1:3]) != (grid.num_regions, grid.region_tokens):
+        raise ShapeError(
+            f"expected x of shape (N, R={grid.num_regions}, T={grid.region_tokens}, M, D) for "
+            f"{grid}, got {tuple(x.shape)}"
+        )
+    return chosen.merge(x, grid)
+
+
+def summarize(x: Array, grid: Grid, *, backend: str | Backend | None = None) -> Array:
+    """Mean of the tokens of each region: ``(N, *spatial, M, D)`` to ``(N, R, M * D)``.
+
+    In float32, or float64 for float64. Paper: section 3.2, the region-level queries and keys of
+    equation 4. Raises ShapeError if ``x`` does not have the spatial axes of ``grid``.
+    """
+    chosen = resolve(checks.float_problem(x=x), backend)
+    checks.check_spatial(x, grid)
+    return chosen.summarize(x, grid)
+
+
+def route(
+    q_mean: Array, k_mean: Array, topk: int, *, backend: str | Backend | None = None
+) -> Routes:
+    """The ``topk`` best key regions of every query region (equations 4 and 5).
+
+    ``q_mean`` is ``(N, R, C)`` and ``k_mean`` ``(N, Rk, C)``; scores are their products over all
+    heads together, unscaled, in float32 (float64 for float64). Best first; of equal scores the
+    lower region index; NaN counts as the lowest score. No gradient flows.
+
+    Raises ShapeError if the shapes differ in N or C, or if ``topk`` is not in 1 to Rk.
+    """
+    chosen = resolve(checks.float_problem(q_mean=q_mean, k_mean=k_mean), backend)
+    a, b = tuple(q_mean.shape), tuple(k_mean.shape)
+    if len(a) != 3 or len(b) != 3 or (a[0], a[2]) != (b[0], b[2]):
+        raise ShapeError(f"expected q_mean (N, R, C) and k_mean (N, Rk, C), got {a} and {b}")
+    checks.check_topk(topk, b[1])
+    return chosen.route(q_mean, k_mean, topk)
+
+
+def gather(x: Array, index: Array, *, backend: str | Backend | None = None) -> Array:
+    """The tokens of routed regions, side by side (equation 6).
+
+    ``x`` is ``(N, Rk, T, M, D)``, ``index`` integer ``(N, R, k)``; gives ``(N, R, k * T, M, D)``.
+
+    Raises ShapeError if the shapes differ in N or an index is not in 0 to Rk - 1.
+    """
+    chosen = resolve(checks.float_problem(x=x), backend)
+    if len(x.shape) != 5:
+        raise ShapeError(f"expected x of shape (N, Rk, T, M, D), got {tuple(x.shape)}")
+    checks.check_index("index", index, x, (x.shape[0], None), x.shape[1])
+    return chosen.gather(x, index)
+
+
+def key_mask(index: Array, grid: Grid, *, backend: str | Backend | None = None) -> Array:
+    """Which tokens that :func:`gather` returns are real: bool ``(N, R, k * T)``.
+
+    ``index`` is integer ``(N, R, k)``, the regions of ``grid`` that were gathered. Where
+    ``grid.uniform``, all are real and :func:`attend` needs no mask.
+
+    Raises ShapeError if ``index`` does not have that shape or holds a region that is not there.
+    """
+    chosen = resolve(checks.index_problem(index), backend)
+    checks.check_index("index", index, index, (None, None), grid.num_regions)
+    return chosen.key_mask(index, grid)
+
+
+def attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    mask: Array | None = None,
+    scale: float | None = None,
+    backend: str | Backend | None = None,
+) -> Attended:
+    """Token attention in every region: ``softmax(q @ k.T * scale) @ v`` per head (equation 7).
+
+    ``q`` is ``(N, R, T, M, D)``, ``k`` ``(N, R, L, M, D)``, ``v`` ``(N, R, L, M, Dv)``, ``mask``
+    bool ``(N, R, L)``, True where a token takes part: at least one in each row. ``scale=None`` is
+    ``D ** -0.5``. Scores, softmax and sums are float32 (float64 for float64). Returns
+    :class:`~bilevel.protocol.Attended`.
+
+    Raises ShapeError if the shapes do not fit each other.
+    """
+    chosen = resolve(checks.float_problem(q=q, k=k, v=v), backend)
+    checks.attend_shapes(q, k, v, mask)
+    return chosen.attend(q, k, v, mask, checks.scale_or_default(scale, q.shape[-1]))

@@ -1,0 +1,162 @@
+"""From installed entry points to the backend that does the work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import NamedTuple
+
+from bilevel.errors import ArrayError, BackendRefused, BackendUnavailable, BilevelError
+from bilevel.protocol import Array, Backend, BackendSpec, Problem
+
+GROUP = "bilevel.backends"
+
+
+class BackendStatus(NamedTuple):
+    """One row of :func:`backends`."""
+
+    name: str
+    library: str
+    version: str | None
+    """Version of the library it needs; None if that is not installed."""
+    why_not: str | None
+    """None if the backend is ready to use, else what stands against it, in one line."""
+    install: str
+    """The command that installs what it needs."""
+
+
+@cache
+def specs() -> Mapping[str, BackendSpec]:
+    """The specs of all installed backends by name, sorted by name.
+
+    Raises
+    ------
+    BilevelError
+        If two installed distributions offer a backend of one name.
+    """
+    from importlib import metadata  # here, for it takes as long as the rest of bilevel together
+
+    found: dict[str, BackendSpec] = {}
+    for entry in sorted(metadata.entry_points(group=GROUP), key=lambda e: (e.name, e.value)):
+        spec = entry.load()
+        if spec.name in found:
+            raise BilevelError(
+                f"expected one backend named {spec.name!r}, got two: {found[spec.name].load} and "
+                f"{spec.load}; uninstall one of them"
+            )
+        found[spec.name] = spec
+    return found
+
+
+@cache
+def load(name: str) -> Backend:
+    """Import the backend called ``name``.
+
+    Raises
+    ------
+    BackendUnavailable
+        If there is none of this name, or if it does not import; with the install command.
+    """
+    if name not in specs():
+        raise BackendUnavailable(
+            f"expected backend to be one of {', '.join(specs()) or '(none installed)'}, "
+            f"got {name!r}"
+        )
+    spec = specs()[name]
+    module, _, attribute = spec.load.partition(":")
+    try:
+        backend: Backend = getattr(import_module(module), attribute)
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"backend {name!r} does not import ({error}); install it with: {spec.install}"
+        ) from error
+    return backend
+
+
+def describe(x: Array) -> Problem:
+    """Library, kind of device and dtype of one array.
+
+    Raises
+    ------
+    ArrayError
+        If ``x`` is not an array of a library that an installed backend works on.
+    """
+    libraries = {spec.library for spec in specs().values()}
+    for cls in type(x).__mro__:
+        library = cls.__module__.partition(".")[0]
+        if library in libraries and hasattr(x, "dtype"):
+            device = str(getattr(x, "device", "cpu")).partition(":")[0]
+            return Problem(library, device, str(x.dtype).rpartition(".")[-1])
+    raise ArrayError(
+        f"expected an array of one of the libraries {', '.join(sorted(libraries))}, "
+        f"got {type(x).__module__}.{type(x).__qualname__}; "
+        "bilevel.backends() lists what is installed"
+    )
+
+
+def resolve(problem: Problem, backend: str | Backend | None = None) -> Backend:
+    """The backend for a problem: the one asked for, else the best of the arrays' library.
+
+    Raises
+    ------
+    BackendUnavailable
+        If the backend asked for does not exist or does not import.
+    BackendRefused
+        If the backend asked for, or every backend of the arrays' library, refuses the problem.
+    """
+    if isinstance(backend, Backend):
+        return _accepting(backend, problem)
+    if backend is not None:
+        return _accepting(load(backend), problem)
+    refusals = []
+    for spec in _candidates(problem.library):
+        candidate = load(spec.name)
+        reason = candidate.refuses(problem)
+        if reason is None:
+            return candidate
+        refusals.append(_refusal(candidate, problem, reason))
+    raise BackendRefused("; ".join(refusals))
+
+
+@cache
+def _candidates(library: str) -> list[BackendSpec]:
+    of_library = [spec for spec in specs().values() if spec.library == library]
+    return sorted(of_library, key=lambda spec: (-spec.priority, spec.name))
+
+
+def _accepting(backend: Backend, problem: Problem) -> Backend:
+    reason = backend.refuses(problem)
+    if reason is not None:
+        raise BackendRefused(_refusal(backend, problem, reason))
+    return backend
+
+
+def _refusal(backend: Backend, problem: Problem, reason: str) -> str:
+    return (
+        f"backend {backend.name!r} takes only {reason}, got {problem.dtype} "
+        f"{problem.library} arrays on {problem.device}"
+    )
+
+
+def backends() -> list[BackendStatus]:
+    """What is installed: every backend with its library, its version and whether it is ready.
+
+    Reads metadata alone: no array library is imported.
+
+    >>> [b.name for b in backends() if b.why_not is None and b.library == "numpy"]
+    ['numpy']
+    """
+    return [_status(spec) for spec in specs().values()]
+
+
+def _status(spec: BackendSpec) -> BackendStatus:
+    from importlib import metadata
+
+    try:
+        version: str | None = metadata.version(spec.requires)
+    except metadata.PackageNotFoundError:
+        version = None
+    why_not = None if find_spec(spec.library) else f"{spec.library} is not installed"
+    return BackendStatus(spec.name, spec.library, version, why_not, spec.install)
