@@ -7,6 +7,7 @@ R regions, T tokens of the largest region, k routed regions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Literal, overload
 
 from bilevel import checks
 from bilevel.errors import ShapeError
@@ -15,6 +16,14 @@ from bilevel.protocol import Array, Attended, Backend, Routes
 from bilevel.registry import resolve
 
 
+@overload
+def bra(
+    q: Array, k: Array, v: Array, *, return_routes: Literal[False] = ..., **options: Any
+) -> Array: ...
+@overload
+def bra(
+    q: Array, k: Array, v: Array, *, return_routes: Literal[True], **options: Any
+) -> tuple[Array, Routes]: ...
 def bra(
     q: Array,
     k: Array,

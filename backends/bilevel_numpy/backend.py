@@ -68,7 +68,11 @@ def partition(x: Array, grid: Grid) -> Array:
 
 def merge(x: Array, grid: Grid) -> Array:
     n, m, d = x.shape[0], *x.shape[-2:]
-    order = [i for pair in zip(range(grid.ndim), range(grid.ndim, 2 * grid.ndim), strict=True) for i in pair]
+    order = [
+        i
+        for pair in zip(range(grid.ndim), range(grid.ndim, 2 * grid.ndim), strict=True)
+        for i in pair
+    ]
     x = x.reshape(n, *grid.regions, *grid.region_shape, m, d)
     x = x.transpose(0, *(i + 1 for i in order), -2, -1)
     x = x.reshape(n, *(axis.regions * axis.size for axis in grid.axes), m, d)

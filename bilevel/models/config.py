@@ -1,0 +1,101 @@
+"""The shape of a BiFormer, as a value; the published models; every parameter's name and shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from bilevel.errors import ShapeError
+
+Layout: TypeAlias = Literal["biformer", "stl"]
+Padding: TypeAlias = Literal["masked", "official"]
+Variant: TypeAlias = Literal["legacy", "nchw"]
+
+FULL_ATTENTION_HEADS = 8
+"""Heads of full attention, whatever the width (official code; the paper does not say)."""
+
+
+@dataclass(frozen=True)
+class BiFormerConfig:
+    """A BiFormer (paper: section 4, table 1). One entry per stage where a field is a tuple.
+
+    Raises
+    ------
+    ShapeError
+        If the tuples differ in length, or widths and heads do not divide.
+    """
+
+    depths: tuple[int, ...] = (2, 2, 8, 2)
+    """Blocks of each stage."""
+    embed_dims: tuple[int, ...] = (64, 128, 256, 512)
+    """Channels of each stage."""
+    mlp_ratio: int = 3
+    """Hidden channels of the MLP per channel."""
+    head_dim: int = 32
+    """Channels per head of the routed stages; full attention has 8 heads of any width."""
+    topk: tuple[int | None, ...] = (1, 4, 16, None)
+    """Key regions that each query region attends to; None is full attention."""
+    regions: int = 7
+    """Regions on each spatial axis (S in the paper). Where a feature map has fewer tokens on an
+    axis, there are as many regions as tokens, and topk is at most the number of regions."""
+    layout: Layout = "biformer"
+    """``"biformer"``: overlapping 3 x 3 convolutions between stages, then normalisation, and a
+    convolution for the position in each block. ``"stl"``, the layout of Swin-T: patches of 4 x 4,
+    normalisation, then merging of 2 x 2, and no position convolution."""
+    variant: Variant = "legacy"
+    """Which of the two official implementations the weights come from. They differ in where LCE
+    acts in full attention (``"legacy"``: on the normalised input of the block, ``"nchw"``: on the
+    values), in the epsilon of layer normalisation, and in what ``padding="official"`` means."""
+    padding: Padding = "masked"
+    """Feature maps that regions do not divide. ``"masked"``: regions differ by one token, and
+    padding takes part in nothing. ``"official"``: zeros are added as the official implementation
+    does, and attended to; for parity with numbers made that way."""
+    num_classes: int = 1000
+    """Outputs of the head; 0 for none."""
+    in_chans: int = 3
+    """Channels of the image."""
+    drop_path: float = 0.0
+    """Probability with which training drops the last block's branches (stochastic depth); it
+    rises linearly from 0 at the first block."""
+
+    def __post_init__(self) -> None:
+        if not len(self.depths) == len(self.embed_dims) == len(self.topk) >= 1:
+            raise ShapeError(
+                "expected depths, embed_dims and topk to have one entry per stage, "
+                f"got {self.depths}, {self.embed_dims} and {self.topk}"
+            )
+        for dim, topk in zip(self.embed_dims, self.topk, strict=True):
+            unit = FULL_ATTENTION_HEADS if topk is None else self.head_dim
+            if dim % unit:
+                raise ShapeError(f"expected embed_dims to be multiples of {unit}, got {dim}")
+        if self.layout == "biformer" and self.embed_dims[0] % 2:
+            raise ShapeError(f"expected an even first width, got {self.embed_dims[0]}")
+
+    @property
+    def layer_norm_eps(self) -> float:
+        """Added to the variance by layer normalisation, as in the official code."""
+        return 1e-6 if self.variant == "legacy" else 1e-5
+
+    def drop_path_rates(self) -> Iterator[float]:
+        """One rate per block, from 0 to ``drop_path``."""
+        last = max(1, sum(self.depths) - 1)
+        return (self.drop_path * i / last for i in range(sum(self.depths)))
+
+
+PUBLISHED = {
+    "biformer_tiny": BiFormerConfig(drop_path=0.1),
+    "biformer_small": BiFormerConfig(depths=(4, 4, 18, 4), drop_path=0.15),
+    "biformer_base": BiFormerConfig(
+        depths=(4, 4, 18, 4), embed_dims=(96, 192, 384, 768), drop_path=0.4
+    ),
+    "biformer_stl": BiFormerConfig(
+        depths=(2, 2, 6, 2),
+        embed_dims=(96, 192, 384, 768),
+        mlp_ratio=4,
+        layout="stl",
+        drop_path=0.1,
+    ),
+}
+"""The published models by name; drop path as they were trained on ImageNet."""
+PUBLISHED["biformer_stl_nchw"] = replace(PUBLISHED["biformer_stl"], variant="nchw")
