@@ -7,7 +7,6 @@ R regions, T tokens of the largest region, k routed regions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, overload
 
 from bilevel import checks
 from bilevel.errors import ShapeError
@@ -16,14 +15,6 @@ from bilevel.protocol import Array, Attended, Backend, Routes
 from bilevel.registry import resolve
 
 
-@overload
-def bra(
-    q: Array, k: Array, v: Array, *, return_routes: Literal[False] = ..., **options: Any
-) -> Array: ...
-@overload
-def bra(
-    q: Array, k: Array, v: Array, *, return_routes: Literal[True], **options: Any
-) -> tuple[Array, Routes]: ...
 def bra(
     q: Array,
     k: Array,
@@ -36,7 +27,7 @@ def bra(
     kv_regions: int | Sequence[int] | None = None,
     backend: str | Backend | None = None,
     return_routes: bool = False,
-) -> Array | tuple[Array, Routes]:
+) -> Array:
     """Bi-Level Routing Attention (BiFormer, section 3.2, equations 3 to 8, without the LCE term).
 
     Queries and keys are averaged over each region; every query region keeps the ``topk`` key
