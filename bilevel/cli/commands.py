@@ -1,0 +1,58 @@
+"""All commands, and how arguments become one of them.
+
+A command is a frozen dataclass: its fields are its arguments, calling it does the work.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+
+from tyro.extras import subcommand_cli_from_dict
+
+from bilevel.cli.backends import Backends
+from bilevel.cli.evaluate import Evaluate
+from bilevel.cli.predict import Predict
+from bilevel.cli.resume import Resume
+from bilevel.cli.train import Train, TrainDigits
+from bilevel.errors import InputError
+
+
+def parse(args: Sequence[str]) -> Callable[[], None]:
+    """The command that the arguments name, ready to be called.
+
+    Raises InputError if they name none, or do not fit it.
+    """
+    commands: dict[str, Callable[..., Callable[[], None]]] = {
+        # The defaults depend on the data: a few minutes on a CPU, or a whole recipe.
+        "train": TrainDigits if "digits" in args else Train,
+        "resume": Resume,
+        "eval": Evaluate,
+        "predict": Predict,
+        "backends": Backends,
+    }
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            command: Callable[[], None] = subcommand_cli_from_dict(
+                commands, prog="bilevel", args=args, description="Bi-Level Routing Attention."
+            )
+    except SystemExit as end:
+        if end.code in (0, None):
+            raise
+        raise InputError(_one_line(said.getvalue())) from None
+    return command
+
+
+def _one_line(box: str) -> str:
+    """The message in the box that tyro draws around an error, without the advice below it."""
+    rows = [row.strip("│ ") for row in box.splitlines()[1:]]
+    message = []
+    for row in rows:
+        if not row.strip("─╰╯├┤ "):
+            break
+        message.append(row)
+    line = re.sub(r"\s+", " ", " ".join(message))
+    return re.sub(r"^Error parsing __\S*: ", "", line)  # a name of tyro's for the whole command

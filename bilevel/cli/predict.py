@@ -1,0 +1,39 @@
+"""``bilevel predict``"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from bilevel.errors import InputError
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Class of each image, by a trained run, and its probability."""
+
+    run: Positional[Path]
+    """Folder of the run."""
+    images: Positional[tuple[Path, ...]]
+    """Image files. To a run on digits, show a light digit on a dark ground."""
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise InputError("expected at least one image file after the folder of the run")
+
+    def __call__(self) -> None:
+        import torch
+
+        from bilevel.train import data
+        from bilevel.train.loop import load_run
+
+        run = load_run(self.run)
+        view = data.reader(run.config)
+        inputs = [view(path) for path in self.images]  # all of them first: one may not be readable
+        with torch.inference_mode():
+            for path, image in zip(self.images, inputs, strict=True):
+                probabilities = run.model(image[None].to(run.config.device)).softmax(-1)[0]
+                best = int(probabilities.argmax())
+                print(f"{path}: {run.classes[best]} {float(probabilities[best]):.4f}")

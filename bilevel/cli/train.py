@@ -1,0 +1,29 @@
+"""``bilevel train``"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tyro.conf import OmitArgPrefixes
+
+from bilevel.cli.console import CONSOLE
+from bilevel.train.config import DIGITS, TrainConfig
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a BiFormer on `digits` or on a folder of images."""
+
+    config: OmitArgPrefixes[TrainConfig]
+
+    def __call__(self) -> None:
+        from bilevel.train.loop import train
+
+        print(f"test accuracy {train(self.config, CONSOLE):.4f}")
+
+
+@dataclass(frozen=True)
+class TrainDigits(Train):
+    """Train a BiFormer on scikit-learn's handwritten digits."""
+
+    config: OmitArgPrefixes[TrainConfig] = DIGITS

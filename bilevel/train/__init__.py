@@ -1,0 +1,1 @@
+"""Training: a pure-looking step, and a loop around it that does files and progress."""

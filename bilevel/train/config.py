@@ -1,0 +1,103 @@
+"""What a training run is made of, as a value that is saved with the run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from tyro.conf import Positional
+
+from bilevel.errors import InputError
+from bilevel.models import PUBLISHED, BiFormerConfig
+
+MODELS = PUBLISHED | {
+    "biformer_micro": BiFormerConfig(
+        depths=(1, 1, 2, 1), embed_dims=(32, 64, 128, 256), regions=4, topk=(2, 4, 8, None)
+    )
+}
+"""The models that can be trained by name; the micro one learns small images on a CPU."""
+
+ModelName: TypeAlias = Literal[
+    "biformer_micro",
+    "biformer_tiny",
+    "biformer_small",
+    "biformer_base",
+    "biformer_stl",
+    "biformer_stl_nchw",
+]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    data: Positional[str]
+    """`digits`, or a folder of images: one folder per class, or such folders in `train` and
+    `val`. Without a `val`, a fifth of each class is held out."""
+    model: ModelName = "biformer_tiny"
+    """The model to train."""
+    image_size: int = 224
+    """Height and width of the images, in pixels."""
+    epochs: int = 100
+    """Passes over the training images."""
+    batch_size: int = 64
+    """Images per step."""
+    lr: float = 5e-4
+    """Highest learning rate of AdamW, reached after the warm-up."""
+    weight_decay: float = 0.05
+    """Weight decay of AdamW; none on norms and biases."""
+    warmup_epochs: float = 5
+    """Epochs in which the learning rate rises; then it falls to zero as a cosine."""
+    label_smoothing: float = 0.1
+    """Probability that the target spreads over all classes."""
+    drop_path: float = 0.1
+    """Probability with which the last block's branches are dropped (stochastic depth)."""
+    seed: int = 0
+    """Of the initial weights, the order of the images and all that is random in training."""
+    workers: int = 2
+    """Processes that read images."""
+    device: str = "cpu"
+    """Where to train, as torch calls it: `cpu`, `cuda`."""
+    out: Path | None = None
+    """Folder of the run, not there yet; by default a new one in `runs`."""
+
+    def __post_init__(self) -> None:
+        positive = ("image_size", "epochs", "batch_size", "lr")
+        for name in positive:
+            if isinstance(getattr(self, name), (int, float)) and getattr(self, name) <= 0:
+                raise InputError(f"expected {name} above 0, got {getattr(self, name)}")
+        for name in ("label_smoothing", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"expected {name} from 0 to below 1, got {getattr(self, name)}")
+
+
+DIGITS = TrainConfig(
+    data="digits",
+    model="biformer_micro",
+    image_size=64,
+    epochs=20,
+    batch_size=64,
+    lr=2e-3,
+    warmup_epochs=2,
+    drop_path=0.05,
+    workers=0,
+)
+"""What `bilevel train digits` does unless told otherwise."""
+
+
+def save(config: TrainConfig, path: Path) -> None:
+    """Write the config as JSON."""
+    path.write_text(json.dumps(asdict(config) | {"out": str(config.out)}, indent=2) + "\n")
+
+
+def load(path: Path) -> TrainConfig:
+    """Read a config that :func:`save` wrote; its folder is the one it lies in."""
+    try:
+        fields = json.loads(path.read_text())
+        return replace(TrainConfig(**fields), out=path.parent)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"expected the folder of a run, {path.parent} is none: no config.json to read ({error})"
+        ) from error

@@ -1,0 +1,179 @@
+"""Images with labels: scikit-learn's digits, or any folder of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from bilevel.errors import InputError
+from bilevel.train.config import TrainConfig
+
+HELD_OUT = 0.2
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Batch(NamedTuple):
+    """Images ``(N, C, H, W)``, float32 and normalised, and their labels, int64 ``(N,)``."""
+
+    images: Tensor
+    labels: Tensor
+
+    def to(self, device: str) -> Batch:
+        """The batch on a device."""
+        return Batch(self.images.to(device), self.labels.to(device))
+
+
+class Data(NamedTuple):
+    """A training and a test set of ``(image, label)``."""
+
+    classes: Sequence[str]
+    in_chans: int
+    train: Dataset[tuple[Tensor, int]]
+    test: Dataset[tuple[Tensor, int]]
+
+
+def load(config: TrainConfig) -> Data:
+    """The data a config names.
+
+    Raises InputError if the path is no folder, or a folder without images in class folders.
+    """
+    if config.data == "digits":
+        return _digits(config.image_size)
+    return _folder(Path(config.data), config.image_size)
+
+
+def batches(
+    dataset: Dataset[Any], config: TrainConfig, shuffle_seed: int | None = None
+) -> Iterator[Batch]:
+    """Batches of a dataset, in order, or shuffled and augmented by a seed; then without the rest
+    that does not fill a batch, unless it is all there is."""
+    training = shuffle_seed is not None
+    loader = DataLoader(
+        dataset,
+        config.batch_size,
+        shuffle=training,
+        drop_last=training and len(dataset) > config.batch_size,  # type: ignore[arg-type]
+        num_workers=config.workers,
+        generator=torch.Generator().manual_seed(shuffle_seed or 0),
+    )
+    try:
+        for images, labels in loader:
+            yield Batch(images, labels).to(config.device)
+    except InputError as error:
+        # From a worker process the message comes wrapped in a traceback; its last line is ours.
+        raise InputError(str(error).strip().splitlines()[-1].split("InputError: ")[-1]) from None
+
+
+def reader(config: TrainConfig) -> Any:
+    """From the path of an image file to a model's input ``(C, H, W)``, as in testing."""
+    if config.data == "digits":
+        see = _digit_view(config.image_size)
+        return lambda path: see(np.array(_read(path, "L").resize((8, 8), Image.Resampling.BOX)))
+    view = _test_view(config.image_size)
+    return lambda path: view(_read(path, "RGB"))
+
+
+class _Viewed(Dataset[tuple[Tensor, int]]):
+    """Images in memory, seen through a transform."""
+
+    def __init__(self, images: Any, labels: Any, view: Any) -> None:
+        self.images, self.labels, self.view = images, labels, view
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.view(self.images[index]), int(self.labels[index])
+
+
+def _digits(size: int) -> Data:
+    """1797 handwritten digits of 8 x 8 pixels and 17 grey levels, a fifth held out."""
+    images, labels = load_digits(return_X_y=True)
+    images = (images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    a, b, a_labels, b_labels = train_test_split(
+        images, labels, test_size=HELD_OUT, stratify=labels, random_state=0
+    )
+    view = _digit_view(size)
+    jitter = v2.RandomAffine(degrees=10, translate=(0.1, 0.1), scale=(0.9, 1.1), fill=-1.0)
+    train = _Viewed(a, a_labels, v2.Compose([view, jitter]))
+    return Data(tuple("0123456789"), 1, train, _Viewed(b, b_labels, view))
+
+
+def _digit_view(size: int) -> v2.Compose:
+    return v2.Compose(
+        [
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Resize(size, v2.InterpolationMode.BILINEAR),
+            v2.Normalize([0.5], [0.5]),
+        ]
+    )
+
+
+def _folder(path: Path, size: int) -> Data:
+    if not path.is_dir():
+        raise InputError(f"expected 'digits' or a folder of images, found no folder at {path}")
+    train_view, test_view = _train_view(size), _test_view(size)
+    if (path / "train").is_dir() and (path / "val").is_dir():
+        train = _image_folder(path / "train", train_view)
+        test = _image_folder(path / "val", test_view)
+        if train.classes != test.classes:
+            raise InputError(
+                f"expected the same classes in train and val of {path}, got {train.classes} "
+                f"and {test.classes}"
+            )
+        return Data(train.classes, 3, train, test)
+    train, test = _image_folder(path, train_view), _image_folder(path, test_view)
+    try:
+        a, b = train_test_split(
+            range(len(train)), test_size=HELD_OUT, stratify=train.targets, random_state=0
+        )
+    except ValueError as error:
+        raise InputError(f"too few images in {path} to hold some out: {error}") from error
+    return Data(train.classes, 3, Subset(train, a), Subset(test, b))
+
+
+def _image_folder(path: Path, view: v2.Compose) -> ImageFolder:
+    try:
+        return ImageFolder(path, view, loader=lambda file: _read(file, "RGB"))
+    except FileNotFoundError as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"expected one folder of images per class in {path}: {reason}") from error
+
+
+def _read(path: str | Path, mode: str) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert(mode)
+    except (UnidentifiedImageError, OSError) as error:
+        raise InputError(f"cannot read the image {path}: {error}") from error
+
+
+def _train_view(size: int) -> v2.Compose:
+    crop = v2.RandomResizedCrop(size, interpolation=v2.InterpolationMode.BICUBIC)
+    return v2.Compose([crop, v2.RandomHorizontalFlip(), *_normalised()])
+
+
+def _test_view(size: int) -> v2.Compose:
+    """The official evaluation: the shorter side to size / 0.875, then the centre."""
+    resize = v2.Resize(round(size / 0.875), v2.InterpolationMode.BICUBIC)
+    return v2.Compose([resize, v2.CenterCrop(size), *_normalised()])
+
+
+def _normalised() -> tuple[v2.Transform, ...]:
+    return (
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+    )

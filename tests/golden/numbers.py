@@ -1,0 +1,58 @@
+"""Numbers that the official implementation computed, and how to set up the same model."""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from bilevel.models import PUBLISHED, BiFormerConfig, from_official
+
+HERE = Path(__file__).parent
+KEYS = json.loads((HERE / "state_dict_keys.json").read_text())
+GRAD_NORMS = json.loads((HERE / "micro_grad_norms.json").read_text())
+TINY = json.loads((HERE / "tiny.json").read_text())["biformer_tiny"]
+
+_MICRO = {"depths": (1, 1, 2, 1), "embed_dims": (16, 32, 64, 128), "head_dim": 16}
+CONFIGS = PUBLISHED | {
+    "micro": BiFormerConfig(num_classes=10, **_MICRO),
+    "micro_stl_nchw": BiFormerConfig(
+        num_classes=10, mlp_ratio=4, layout="stl", variant="nchw", **_MICRO
+    ),
+}
+
+
+def micro(case):
+    """What the official code computed in one case, by name."""
+    with np.load(HERE / "micro.npz") as arrays:
+        return {k.removeprefix(f"{case}/"): v for k, v in arrays.items() if k.startswith(case)}
+
+
+def images(*shape):
+    return np.random.default_rng(0).standard_normal(shape)
+
+
+def official_state_dict(name):
+    """The official parameters of a model, float64."""
+    return {key: _parameter(key, shape) for key, shape in KEYS[name].items()}
+
+
+def parameters(name):
+    """The same under our names."""
+    return from_official(official_state_dict(name), CONFIGS[name])
+
+
+def _parameter(name, shape):
+    leaf = name.rsplit(".", 1)[-1]
+    if leaf == "num_batches_tracked":
+        return np.zeros(shape, np.int64)
+    z = np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape)
+    if leaf == "running_var":
+        value = 1.0 + 0.2 * np.tanh(z)
+    elif leaf in ("running_mean", "bias"):
+        value = 0.1 * z
+    elif len(shape) == 1:  # a norm's weight
+        value = 1.0 + 0.1 * z
+    else:
+        value = 0.5 * z / np.sqrt(np.prod(shape[1:]))
+    return value.astype(np.float32).astype(np.float64)

@@ -1,0 +1,86 @@
+"""Parity with the official implementation in float64, on torch and on NumPy."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from bilevel.models import BiFormer, biformer, layers, to_official
+from golden.numbers import CONFIGS, GRAD_NORMS, TINY, images, micro, parameters
+
+RTOL = 1e-9
+
+CASES = {
+    # case: (model, shape of the images, padding, training)
+    "eval_224": ("micro", (2, 3, 224, 224), "masked", False),
+    "pad_200x264": ("micro", (1, 3, 200, 264), "official", False),
+    "train_mode_224": ("micro", (4, 3, 224, 224), "masked", True),
+    "stl_nchw_224": ("micro_stl_nchw", (2, 3, 224, 224), "masked", False),
+}
+
+
+def close(found, expected, rtol=RTOL):
+    """Equal to ``rtol`` of the largest expected value."""
+    np.testing.assert_allclose(found, expected, rtol=0, atol=rtol * np.abs(expected).max())
+
+
+@cache
+def torch_model(name, padding):
+    model = BiFormer(replace(CONFIGS[name], padding=padding)).double().eval()
+    model.load_state_dict({k: torch.from_numpy(v) for k, v in parameters(name).items()})
+    return model
+
+
+def torch_outputs(name, shape, padding, training):
+    model = torch_model(name, padding)
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    with torch.no_grad():
+        x = torch.from_numpy(images(*shape))
+        outputs = [s.numpy() for s in biformer.stages(model, x.permute(0, 2, 3, 1))]
+        logits = model.train(training)(x).numpy()
+    model.eval().load_state_dict(state)  # training mode moves the running statistics
+    return outputs, logits
+
+
+def numpy_outputs(name, shape, padding, training):
+    config = replace(CONFIGS[name], padding=padding)
+    model = layers.build(config, parameters(name), batch_stats=training)
+    x = images(*shape).transpose(0, 2, 3, 1)
+    return list(biformer.stages(model, x)), model(x)
+
+
+@pytest.mark.parametrize("outputs", [torch_outputs, numpy_outputs])
+@pytest.mark.parametrize("case", CASES)
+def test_stages_and_logits_are_the_official_ones(case, outputs):
+    expected = micro(case)
+    stages, logits = outputs(*CASES[case])
+    close(logits, expected["logits"])
+    if not CASES[case][-1]:
+        for i, stage in enumerate(stages, start=1):
+            close(stage.transpose(0, 3, 1, 2), expected[f"stage{i}"])
+
+
+@pytest.mark.parametrize("case", GRAD_NORMS)
+def test_loss_and_gradient_norms_are_the_official_ones(case):
+    name, shape, padding, _ = CASES[case]
+    model = torch_model(name, padding)
+    model.zero_grad()
+    loss = cross_entropy(model(torch.from_numpy(images(*shape))), torch.tensor([0, 1]))
+    loss.backward()
+    close(loss.item(), micro(case)["loss"])
+    grads = {k: p.grad for k, p in model.named_parameters()} | dict(model.named_buffers())
+    official = to_official(grads, CONFIGS[name])
+    norms = {key: official[key].norm().item() for key in GRAD_NORMS[case]}
+    assert norms == pytest.approx(GRAD_NORMS[case], rel=RTOL)
+    assert len(norms) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("outputs", [torch_outputs, numpy_outputs])
+def test_biformer_tiny_is_the_official_one(outputs):
+    stages, logits = outputs("biformer_tiny", (1, 3, 224, 224), "masked", False)
+    close(logits[0, :8], np.array(TINY["logits_first8"]))
+    close([stage.mean() for stage in stages], np.array(TINY["stage_mean"]))
+    close([stage.std() for stage in stages], np.array(TINY["stage_std"]))

@@ -1,0 +1,184 @@
+"""The torch module as others use it, and its agreement with the layers over plain arrays."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from bilevel import BackendRefused, ShapeError, WeightsError, models
+from bilevel.models import BiFormer, BiFormerConfig
+from bilevel.models.module import DropPath, RoutedAttention
+
+MICRO = BiFormerConfig(
+    depths=(1, 1, 2, 1), embed_dims=(8, 16, 32, 64), head_dim=8, regions=3, num_classes=5
+)
+VARIANTS = {
+    "biformer": MICRO,
+    "stl": replace(MICRO, layout="stl"),
+    "stl nchw": replace(MICRO, layout="stl", variant="nchw"),
+}
+
+
+def build(config, seed=0, **options):
+    """A model in float64 whose norms are not the identity."""
+    torch.manual_seed(seed)
+    model = BiFormer(config, **options).double()
+    for name, value in model.state_dict().items():
+        if "norm" in name and value.is_floating_point():
+            value.add_(torch.rand_like(value))
+    return model.eval()
+
+
+def images(*shape):
+    return torch.from_numpy(np.random.default_rng(1).standard_normal(shape))
+
+
+@pytest.mark.parametrize("padding", ["masked", "official"])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("size", [(96, 96), (76, 132), (40, 33), (32, 32)])
+def test_numpy_computes_what_torch_does(size, variant, padding):
+    model = build(replace(VARIANTS[variant], padding=padding))
+    x = images(2, 3, *size)
+    params = {name: value.numpy() for name, value in model.state_dict().items()}
+    found = models.apply(model.config, params, x.numpy(), backend="numpy")
+    with torch.no_grad():
+        np.testing.assert_allclose(found, model(x).numpy(), rtol=1e-10, atol=1e-12)
+
+
+def test_masked_and_official_padding_are_the_same_where_regions_divide():
+    x = images(1, 3, 96, 96)
+    a, b = (build(replace(MICRO, padding=p)) for p in ("masked", "official"))
+    assert torch.equal(a(x), b(x))
+    assert not torch.allclose(a(images(1, 3, 96, 104)), b(images(1, 3, 96, 104)))
+
+
+@pytest.mark.parametrize("size", [(16, 19), (20, 13), (12, 12)])
+def test_official_nchw_padding_pools_and_pads_as_pooling_with_ceil_mode_does(size):
+    """Region means by average pooling that leaves padding out, as the official nchw code."""
+    config = replace(MICRO, variant="nchw", padding="official")
+    attention = RoutedAttention(config, 16, 4, None).double()
+    x = images(2, *size, 16)
+    region = [n // config.regions for n in size]
+    qkv = attention.qkv(x).permute(0, 3, 1, 2)
+    q, k, v = qkv.chunk(3, 1)
+    q_mean, k_mean = (F.avg_pool2d(y, region, None, 0, True, False).flatten(2) for y in (q, k))
+    index = (q_mean.transpose(1, 2) @ k_mean).topk(4).indices
+    pad = [m for n, t in zip(size[::-1], region[::-1], strict=True) for m in (0, -n % t)]
+    tokens = [F.unfold(F.pad(y, pad), region, stride=region) for y in (q, k, v)]
+    # (N, C * T, R) -> (N, R, M, T, D)
+    q, k, v = (y.view(2, 2, 8, -1, y.shape[-1]).permute(0, 4, 1, 3, 2) for y in tokens)
+    rows = torch.arange(2)[:, None, None]
+    k, v = (y[rows, index].transpose(2, 3).flatten(3, 4) for y in (k, v))
+    out = ((q @ k.transpose(-1, -2)) * attention.scale).softmax(-1) @ v
+    padded = [n + (-n % t) for n, t in zip(size, region, strict=True)]
+    folded = out.permute(0, 2, 4, 3, 1).flatten(1, 3)
+    out = F.fold(folded, padded, region, stride=region)[..., : size[0], : size[1]]
+    local = attention.lce(qkv[:, 32:].permute(0, 2, 3, 1))
+    expected = attention.proj(out.permute(0, 2, 3, 1) + local)
+    assert torch.allclose(attention(x), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_features_and_head_make_the_logits():
+    model, x = build(MICRO), images(2, 3, 96, 64)
+    features = model.forward_features(x)
+    assert features.shape == (2, model.num_features, 3, 2)
+    pooled = model.forward_head(features, pre_logits=True)
+    assert torch.allclose(pooled, features.mean((2, 3)))
+    assert torch.equal(model.forward_head(features), model(x))
+    assert torch.equal(model.head(pooled), model(x))
+
+
+def test_reset_classifier_replaces_the_head_alone():
+    model = build(MICRO)
+    before = {k: v.clone() for k, v in model.state_dict().items() if "head" not in k}
+    model.reset_classifier(7)
+    assert model.num_classes == 7
+    assert model(images(1, 3, 32, 32)).shape == (1, 7)
+    model.reset_classifier(0)
+    assert model(images(1, 3, 32, 32)).shape == (1, model.num_features)
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in before.items())
+
+
+def test_activation_checkpointing_changes_memory_not_numbers():
+    x = images(2, 3, 64, 64)
+    grads, saved = [], []
+    for enable in (False, True):
+        model = build(replace(MICRO, drop_path=0.5)).train()
+        model.set_grad_checkpointing(enable)
+        kept = []
+        torch.manual_seed(3)
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, kept=kept: kept.append(t.numel()) or t, lambda t: t
+        ):
+            loss = model(x).square().sum()
+        loss.backward()
+        grads.append([p.grad for p in model.parameters()])
+        saved.append(sum(kept))
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+    assert saved[1] < saved[0] / 2
+
+
+def test_drop_path_drops_whole_images_and_keeps_the_expectation():
+    torch.manual_seed(0)
+    drop, x = DropPath(0.25), torch.ones(4000, 2, 2, 1)
+    y = drop(x)
+    assert y.unique().tolist() == pytest.approx([0, 1 / 0.75])
+    assert (y.amin((1, 2, 3)) == y.amax((1, 2, 3))).all()
+    assert y.mean().item() == pytest.approx(1, abs=0.05)
+    assert drop.eval()(x) is x
+
+
+def test_drop_path_rates_rise_linearly_over_all_blocks():
+    model = models.biformer_tiny(drop_path=0.26)
+    rates = [m.rate for m in model.modules() if isinstance(m, DropPath)]
+    assert rates == pytest.approx([0.02 * i for i in range(14)])
+
+
+def test_a_map_smaller_than_the_regions_lowers_them():
+    """At 32 x 32 the stages are 8, 4, 2 and 1 tokens wide, and topk 16 meets 4 regions."""
+    model = build(replace(MICRO, regions=7))
+    assert model(images(1, 3, 32, 32)).shape == (1, 5)
+
+
+def test_the_backend_is_passed_on():
+    with pytest.raises(BackendRefused, match="'numpy' takes only"):
+        build(MICRO, backend="numpy")(images(1, 3, 32, 32))
+
+
+def test_an_empty_batch_gives_no_logits():
+    assert build(MICRO)(images(0, 3, 32, 32)).shape == (0, 5)
+
+
+def test_images_of_another_rank_are_an_error():
+    with pytest.raises(ShapeError, match=r"expected images \(N, C, H, W\), got \(3, 32, 32\)"):
+        build(MICRO)(images(3, 32, 32))
+
+
+def test_apply_says_what_is_wrong_with_parameters_and_images():
+    model = build(MICRO)
+    params = {name: value.numpy() for name, value in model.state_dict().items()}
+    x = images(1, 3, 32, 32).numpy()
+    with pytest.raises(ShapeError, match=r"expected images \(N, 3, H, W\), got \(1, 4, 32, 32\)"):
+        models.apply(MICRO, params, images(1, 4, 32, 32).numpy())
+    with pytest.raises(TypeError, match=r"expected images to be a numpy array, got torch"):
+        models.apply(MICRO, params, images(1, 3, 32, 32))
+    bias = params.pop("head.bias")
+    with pytest.raises(WeightsError, match=r"missing head\.bias \(5,\); left over head\.bios"):
+        models.apply(MICRO, params | {"head.bios": bias}, x)
+    with pytest.raises(WeightsError, match=r"head\.bias is \(4,\), expected \(5,\)"):
+        models.apply(MICRO, params | {"head.bias": bias[:4]}, x)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"depths": (1, 1)}, "one entry per stage"),
+        ({"embed_dims": (8, 16, 32, 60)}, "multiples of 8, got 60"),
+        ({"head_dim": 7}, "multiples of 7, got 8"),
+    ],
+)
+def test_a_config_that_cannot_be_built_is_an_error(fields, message):
+    with pytest.raises(ShapeError, match=message):
+        replace(MICRO, **fields)

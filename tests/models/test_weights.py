@@ -1,0 +1,134 @@
+"""Official checkpoints in all the forms in which they are found."""
+
+import argparse
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from bilevel import InputError, WeightsError, models
+from golden.numbers import KEYS
+
+
+def official(name):
+    rng = np.random.default_rng(0)
+    return {
+        key: rng.random(shape, np.float32) if shape else np.array(7)  # how often a norm was used
+        for key, shape in KEYS[name].items()
+    }
+
+
+def as_tensors(arrays):
+    return {key: torch.from_numpy(np.array(value)) for key, value in arrays.items()}
+
+
+@pytest.mark.parametrize("name", models.PUBLISHED)
+def test_there_and_back_again(name):
+    given = official(name)
+    config = models.PUBLISHED[name]
+    ours = models.from_official(given, config)
+    back = models.to_official(ours, config)
+    assert back.keys() == given.keys()
+    assert all(np.array_equal(back[key], given[key]) for key in given)
+
+
+@pytest.mark.parametrize("name", models.PUBLISHED)
+def test_the_model_is_recognised_without_a_config(name):
+    ours = models.from_official(official(name))
+    shapes = {key: value.shape for key, value in ours.items()}
+    assert shapes == models.parameter_shapes(models.PUBLISHED[name])
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda d: {"model": d},
+        lambda d: {"state_dict": d, "meta": {"epoch": 3}},
+        lambda d: {"model": d, "args": argparse.Namespace(lr=0.1), "epoch": 299},
+        lambda d: {f"module.{k}": v for k, v in d.items()},
+        lambda d: {"model": {f"module.backbone.{k}": v for k, v in d.items()}},
+        lambda d: {f"backbone.{k}": v for k, v in d.items()},
+    ],
+)
+def test_wrappers_and_prefixes_are_taken_off(wrap):
+    given = official("biformer_tiny")
+    found, plain = models.from_official(wrap(given)), models.from_official(given)
+    assert found.keys() == plain.keys()
+    assert all(found[key] is plain[key] or np.array_equal(found[key], plain[key]) for key in plain)
+
+
+def test_a_head_of_another_size_is_left_out_with_a_warning():
+    model = models.biformer_tiny(num_classes=10)
+    with pytest.warns(UserWarning, match=r"head\.weight and head\.bias: the checkpoint has 1000"):
+        params = models.from_official(as_tensors(official("biformer_tiny")), model.config)
+    missing, unexpected = model.load_state_dict(params, strict=False)
+    assert missing == ["head.weight", "head.bias"]
+    assert unexpected == []
+
+
+def test_missing_and_left_over_parameters_are_listed():
+    given = official("biformer_tiny")
+    given["extra_norms.0.weight"] = given.pop("norm.weight")
+    with pytest.raises(WeightsError) as error:
+        models.from_official(given)
+    assert "missing norm.weight (512,)" in str(error.value)
+    assert "left over extra_norms.0.weight" in str(error.value)
+
+
+def test_a_parameter_of_another_shape_is_named():
+    given = official("biformer_small")
+    given["stages.0.0.norm1.weight"] = np.zeros(65, np.float32)
+    with pytest.raises(WeightsError, match=r"stages\.0\.0\.norm1\.weight is \(65,\), expected \(6"):
+        models.from_official(given, models.PUBLISHED["biformer_small"])
+
+
+def test_what_is_no_state_dict_is_an_error():
+    with pytest.raises(WeightsError, match="something else at epoch"):
+        models.from_official({"epoch": 3})
+
+
+def test_load_official_reads_a_released_file(tmp_path):
+    given = as_tensors(official("biformer_tiny"))
+    path = tmp_path / "biformer_tiny_best.pth"
+    torch.save({"model": given, "args": argparse.Namespace(model="biformer_tiny")}, path)
+    model = models.biformer_tiny()
+    model.load_state_dict(models.load_official(path, model.config))
+    assert torch.equal(model.head.weight, given["head.weight"])
+    save_file(given, tmp_path / "tiny.safetensors")
+    again = models.load_official(tmp_path / "tiny.safetensors")
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in again.items())
+
+
+class Malicious:
+    def __reduce__(self):
+        return (print, ("this code must not run",))
+
+
+def test_load_official_runs_no_code_from_a_file(tmp_path, capsys):
+    path = tmp_path / "evil.pth"
+    torch.save({"model": Malicious()}, path)
+    with pytest.raises(InputError, match=r"expected a checkpoint of weights alone.*evil\.pth"):
+        models.load_official(path)
+    assert capsys.readouterr().out == ""
+    path.write_bytes(pickle.dumps(Malicious(), protocol=2))
+    with pytest.raises(InputError, match="expected a checkpoint of weights alone"):
+        models.load_official(path)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nothing.pth", "found none at"),
+        ("weights.bin", r"expected a checkpoint \.pth, \.pt or \.safetensors"),
+        ("broken.safetensors", "expected a safetensors file"),
+        ("broken.pth", "expected a checkpoint of weights alone"),
+    ],
+)
+def test_load_official_says_what_is_wrong_with_a_file(tmp_path, name, message):
+    if name != "nothing.pth":
+        (tmp_path / name).write_bytes(b"no weights here")
+    with pytest.raises(InputError, match=message):
+        models.load_official(tmp_path / name)

@@ -1,0 +1,104 @@
+"""The command line: what it prints, and that mistakes are one line and exit code 2."""
+
+import subprocess
+import sys
+
+import pytest
+
+from bilevel.cli import main
+
+OPTIONS = ("--model", "biformer_micro", "--image-size", "32", "--epochs", "2", "--workers", "0")
+
+
+@pytest.fixture(scope="module")
+def trained(stripes, tmp_path_factory):
+    out = tmp_path_factory.mktemp("cli") / "run"
+    main(["train", str(stripes), *OPTIONS, "--batch-size", "8", "--out", str(out)])
+    return out
+
+
+def last_line(capsys):
+    return capsys.readouterr().out.splitlines()[-1]
+
+
+def test_training_and_evaluation_end_with_the_same_line(stripes, tmp_path, capsys):
+    out = tmp_path / "run"
+    main(["train", str(stripes), *OPTIONS, "--out", str(out)])
+    said = last_line(capsys)
+    assert said.startswith("test accuracy ")
+    main(["eval", str(out)])
+    assert last_line(capsys) == said
+    main(["resume", str(out)])
+    assert last_line(capsys) == said
+
+
+def test_prediction_is_a_line_per_image(trained, stripes, capsys):
+    capsys.readouterr()
+    images = [str(stripes / "across" / "0.png"), str(stripes / "down" / "0.png")]
+    main(["predict", str(trained), *images])
+    for line, image in zip(capsys.readouterr().out.splitlines(), images, strict=True):
+        path, _, said = line.partition(": ")
+        name, probability = said.split()
+        assert path == image
+        assert name in ("across", "down")
+        assert 0.5 <= float(probability) <= 1
+
+
+def test_backends_are_listed_with_their_install_command(capsys):
+    main(["backends"])
+    table = capsys.readouterr().out
+    assert all(word in table for word in ("numpy", "torch", "yes", '"bilevel[torch]"'))
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["train", "/no/such/folder"], "expected 'digits' or a folder of images"),
+        (["train"], "Missing from bilevel train"),
+        (["train", "digits", "--epoch", "3"], "Unrecognized options: --epoch"),
+        (["train", "digits", "--epochs", "three"], "Error parsing --epochs: invalid literal"),
+        (["train", "digits", "--epochs", "0"], "expected epochs above 0, got 0"),
+        (["train", "digits", "--drop-path", "1"], "expected drop_path from 0 to below 1, got 1.0"),
+        (["train", "digits", "--model", "resnet"], "biformer_tiny"),
+        (["train", "digits", "--device", "toaster"], "cannot put the model on device 'toaster'"),
+        (["eval", "/no/such/run"], "expected the folder of a run"),
+        (["resume", "/no/such/run"], "expected the folder of a run"),
+        (["predict", "/no/such/run"], "expected at least one image file"),
+        (["predict", "/no/such/run", "x.png"], "expected the folder of a run"),
+        (["frobnicate"], "frobnicate"),
+        ([], "train, resume, eval, predict, backends"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(args, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main(args)
+    said = capsys.readouterr()
+    assert end.value.code == 2
+    assert said.err.count("\n") == 1
+    assert said.err.startswith("bilevel: ")
+    assert message in said.err
+    assert said.out == ""
+    assert list(tmp_path.iterdir()) == []  # nothing was begun
+
+
+def test_an_unreadable_image_is_one_line_and_exit_code_2(trained, tmp_path, capsys):
+    capsys.readouterr()
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(SystemExit) as end:
+        main(["predict", str(trained), str(tmp_path / "broken.png")])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith(f"bilevel: cannot read the image {tmp_path}")
+
+
+def test_help_is_printed_without_importing_torch():
+    script = (
+        "import sys; from bilevel.cli import main\n"
+        "try: main(['train', 'digits', '--help'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    assert "--batch-size" in said.stdout
+    assert "biformer_micro" in said.stdout

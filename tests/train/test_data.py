@@ -1,0 +1,111 @@
+"""Where images come from."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from bilevel import InputError
+from bilevel.train import data
+from bilevel.train.config import DIGITS, TrainConfig
+
+CONFIG = TrainConfig(data="", image_size=32, batch_size=4, workers=0)
+
+
+def test_digits_hold_out_a_fifth_and_share_no_image():
+    source = data.load(replace(DIGITS, image_size=8))
+    assert (len(source.train), len(source.test)) == (1437, 360)
+    test = {image.numpy().tobytes() for image, _ in source.test}
+    train = {source.train.view.transforms[0](i).numpy().tobytes() for i in source.train.images}
+    assert len(test & train) == 0
+    labels = np.bincount([label for _, label in source.test])
+    assert labels.min() >= 34  # as many of each class as there are
+
+
+def test_a_digit_read_from_a_file_is_the_digit_of_the_set(tmp_path):
+    image = (load_digits().images[0] * (255 / 16)).astype(np.uint8)
+    Image.fromarray(image).resize((64, 64), Image.Resampling.NEAREST).save(tmp_path / "digit.png")
+    read = data.reader(DIGITS)(tmp_path / "digit.png")
+    assert read.shape == (1, 64, 64)
+    assert torch.equal(read, data._digit_view(64)(image))
+
+
+def test_a_folder_of_classes_is_split_by_class(stripes):
+    source = data.load(replace(CONFIG, data=str(stripes)))
+    assert list(source.classes) == ["across", "down"]
+    assert (len(source.train), len(source.test)) == (16, 4)
+    assert sorted(label for _, label in source.test) == [0, 0, 1, 1]
+    assert set(source.train.indices).isdisjoint(source.test.indices)
+
+
+def test_train_and_val_folders_are_taken_as_they_are(stripes, tmp_path):
+    shutil.copytree(stripes, tmp_path / "train")
+    shutil.copytree(stripes, tmp_path / "val")
+    (tmp_path / "val" / "down" / "0.png").unlink()
+    source = data.load(replace(CONFIG, data=str(tmp_path)))
+    assert (len(source.train), len(source.test)) == (20, 19)
+    shutil.rmtree(tmp_path / "val" / "down")
+    with pytest.raises(InputError, match="expected the same classes in train and val"):
+        data.load(replace(CONFIG, data=str(tmp_path)))
+
+
+def test_a_seed_orders_and_augments_the_same_way_again(stripes):
+    config = replace(CONFIG, data=str(stripes))
+
+    def first(seed):
+        torch.manual_seed(seed)
+        return next(data.batches(data.load(config).train, config, shuffle_seed=seed))
+
+    assert torch.equal(first(1).images, first(1).images)
+    assert not torch.equal(first(1).images, first(2).images)
+
+
+def test_every_test_image_is_seen_once_and_unchanged(stripes):
+    config = replace(CONFIG, data=str(stripes), batch_size=3)
+    source = data.load(config)
+    sizes = [len(batch.labels) for batch in data.batches(source.test, config)]
+    assert sizes == [3, 1]
+    view = data.reader(config)
+    path, _ = source.test.dataset.samples[source.test.indices[0]]
+    assert torch.equal(view(path), source.test[0][0])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_is_named_in_one_line(stripes, tmp_path, workers):
+    shutil.copytree(stripes, tmp_path / "images")
+    for i in range(10):
+        (tmp_path / "images" / "down" / f"{i}.png").write_bytes(b"not an image")
+    config = replace(CONFIG, data=str(tmp_path / "images"), workers=workers)
+    source = data.load(config)
+    with pytest.raises(InputError) as error:
+        list(data.batches(source.train, config, shuffle_seed=0))
+    assert str(error.value).startswith("cannot read the image")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (None, "expected 'digits' or a folder of images, found no folder at"),
+        ([], "expected one folder of images per class"),
+        (["a"], "expected one folder of images per class"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_an_error(tmp_path, make, message):
+    path = tmp_path / "images"
+    if make is not None:
+        path.mkdir()
+        for name in make:
+            (path / name).mkdir()
+    with pytest.raises(InputError, match=message):
+        data.load(replace(CONFIG, data=str(path)))
+
+
+def test_too_few_images_to_hold_some_out_is_an_error(stripes, tmp_path):
+    shutil.copytree(stripes, tmp_path / "images", ignore=shutil.ignore_patterns("[1-9].png"))
+    with pytest.raises(InputError, match="too few images in"):
+        data.load(replace(CONFIG, data=str(tmp_path / "images")))

@@ -1,0 +1,137 @@
+"""Whole runs: what they leave behind, that they repeat, that they go on."""
+
+import csv
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from bilevel import InputError
+from bilevel.train import checkpoint, loop
+from bilevel.train.config import TrainConfig
+
+CONFIG = TrainConfig(
+    data="",
+    model="biformer_micro",
+    image_size=32,
+    epochs=3,
+    batch_size=4,
+    lr=1e-3,
+    warmup_epochs=1,
+    workers=0,
+)
+QUIET = Console(quiet=True)
+
+
+def run(stripes, out, **fields):
+    return loop.train(replace(CONFIG, data=str(stripes), out=out, **fields), QUIET)
+
+
+def tensors(folder):
+    return checkpoint.load(folder / loop.CHECKPOINT, "cpu")[0]
+
+
+def same(a, b):
+    a, b = tensors(a), tensors(b)
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.fixture(scope="module")
+def trained(stripes, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    return out, run(stripes, out)
+
+
+def test_a_run_leaves_its_files_and_nothing_half_written(trained):
+    out, accuracy = trained
+    assert {path.name for path in out.iterdir()} == {
+        "config.json",
+        "classes.json",
+        "metrics.csv",
+        "checkpoint.safetensors",
+        "curves.png",
+        "predictions.png",
+    }
+    config = json.loads((out / "config.json").read_text())
+    assert (config["model"], config["epochs"], config["seed"]) == ("biformer_micro", 3, 0)
+    with (out / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["epoch"]) for row in rows] == [1, 2, 3]
+    assert float(rows[-1]["test_accuracy"]) == accuracy
+    for name in ("curves.png", "predictions.png"):
+        with Image.open(out / name) as picture:
+            low, high = picture.convert("L").getextrema()
+        assert low < high
+
+
+def test_the_same_run_gives_the_same_bits(trained, stripes, tmp_path):
+    out, accuracy = trained
+    assert run(stripes, tmp_path / "again") == accuracy
+    assert same(out, tmp_path / "again")
+    run(stripes, tmp_path / "other", seed=1)
+    assert not same(out, tmp_path / "other")
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(trained, stripes, tmp_path, monkeypatch):
+    out, accuracy = trained
+    epoch = loop._epoch
+
+    def stop_in_the_third(config, source, state, number, progress):
+        if number == 3:
+            raise KeyboardInterrupt
+        return epoch(config, source, state, number, progress)
+
+    monkeypatch.setattr(loop, "_epoch", stop_in_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        run(stripes, tmp_path / "stopped")
+    monkeypatch.undo()
+    assert not same(out, tmp_path / "stopped")
+    assert loop.resume(tmp_path / "stopped", QUIET) == accuracy
+    assert same(out, tmp_path / "stopped")
+
+
+def test_a_run_can_be_read_back(trained):
+    out, _ = trained
+    config, classes, model = loop.load_run(out)
+    assert classes == ["across", "down"]
+    assert config.out == out
+    assert not model.training
+    kept = checkpoint.model_parameters(tensors(out))
+    assert all(torch.equal(value, kept[key]) for key, value in model.state_dict().items())
+
+
+def test_a_checkpoint_that_fails_to_be_written_leaves_the_old_one(trained, stripes, monkeypatch):
+    out, _ = trained
+    before = (out / loop.CHECKPOINT).read_bytes()
+    _, _, model = loop.load_run(out)
+    state = loop.initial_state(model, CONFIG, 4)
+
+    def full_disk(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(out / loop.CHECKPOINT, state, 9)
+    assert (out / loop.CHECKPOINT).read_bytes() == before
+    assert not [path for path in out.iterdir() if "partial" in path.name]
+
+
+def test_runs_are_never_overwritten(trained, stripes, tmp_path, monkeypatch):
+    out, _ = trained
+    with pytest.raises(InputError, match="cannot create the folder of the run"):
+        run(stripes, out)
+    monkeypatch.chdir(tmp_path)
+    for number in (1, 2):
+        run(stripes, None, epochs=1)
+        assert (tmp_path / "runs" / f"{stripes.name}-{number}" / loop.CHECKPOINT).is_file()
+
+
+def test_what_is_no_run_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="expected the folder of a run"):
+        loop.load_run(tmp_path)
+    with pytest.raises(InputError, match="expected the folder of a run"):
+        loop.resume(tmp_path, QUIET)
