@@ -103,8 +103,8 @@ def _epochs(
             checkpoint.save(folder / CHECKPOINT, state, epoch)
             _write_table(rows, folder / TABLE)
     pictures.curves(rows, folder / "curves.png")
-    sheet = _first_images(source, config)
-    pictures.predictions(state.model, sheet, source.classes, folder / "predictions.png")
+    sheet = pictures.select(state.model, data.batches(source.test, config))
+    pictures.predictions(sheet, source.classes, folder / "predictions.png")
     return rows[-1]["test_accuracy"]
 
 
@@ -170,13 +170,6 @@ def _show(
 def _steps_per_epoch(source: data.Data, config: TrainConfig) -> int:
     images = len(source.train)  # type: ignore[arg-type]
     return max(1, images // config.batch_size)
-
-
-def _first_images(source: data.Data, config: TrainConfig) -> data.Batch:
-    """The first test images of a shuffled test set, enough for a sheet, on the run's device."""
-    rows, columns = pictures.SHEET
-    sheet = replace(config, batch_size=rows * columns, workers=0)
-    return next(data.batches(source.test, sheet, shuffle_seed=config.seed))
 
 
 def _write_table(rows: list[Row], path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 
 from bilevel.train.data import Batch
 from bilevel.train.files import replacing
@@ -30,23 +31,40 @@ def curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
         figure.savefig(partial, dpi=120)
 
 
+class Seen(NamedTuple):
+    """A test image ``(C, H, W)``, its label and what the model took it for."""
+
+    image: Tensor
+    label: int
+    found: int
+
+
 @torch.inference_mode()
-def predictions(model: nn.Module, batch: Batch, classes: Sequence[str], path: Path) -> None:
-    """A sheet of test images, each with its label and the prediction; errors are red."""
+def select(model: nn.Module, batches: Iterable[Batch]) -> list[Seen]:
+    """Enough test images for a sheet: at most half of them errors, the rest right."""
     model.eval()
+    room = SHEET[0] * SHEET[1]
+    wrong: list[Seen] = []
+    right: list[Seen] = []
+    for images, labels in batches:
+        for seen in map(Seen, images, labels.tolist(), model(images).argmax(-1).tolist()):
+            (right if seen.label == seen.found else wrong).append(seen)
+        wrong, right = wrong[: room // 2], right[:room]
+    return [*wrong, *right][:room]
+
+
+def predictions(sheet: Sequence[Seen], classes: Sequence[str], path: Path) -> None:
+    """A sheet of test images, each with its label and the prediction; errors are red."""
     rows, columns = SHEET
-    found = model(batch.images).argmax(-1).tolist()
-    images = batch.images.cpu()
-    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
-    shown = ((images - low) / (high - low).clamp(min=1e-6)).permute(0, 2, 3, 1)
     figure = Figure(figsize=(columns * 1.3, rows * 1.5), layout="constrained")
-    for i, axes in enumerate(figure.subplots(rows, columns).flat):
+    for axes in (grid := figure.subplots(rows, columns)).flat:
         axes.axis("off")
-        if i < len(found):
-            label = int(batch.labels[i])
-            axes.imshow(shown[i].squeeze(-1).numpy(), cmap="gray")
-            right = found[i] == label
-            said = classes[label] if right else f"{classes[label]}, not {classes[found[i]]}"
-            axes.set_title(said, fontsize=9, color="black" if right else "red")
+    for seen, axes in zip(sheet, grid.flat, strict=False):
+        image = seen.image.cpu().permute(1, 2, 0)
+        low, high = image.min(), image.max()
+        axes.imshow(((image - low) / (high - low).clamp(min=1e-6)).numpy(), cmap="gray")
+        color = "black" if seen.label == seen.found else "red"
+        axes.set_title(f"{classes[seen.label]} → {classes[seen.found]}", fontsize=9, color=color)
+    figure.suptitle("label → prediction")
     with replacing(path) as partial:
         figure.savefig(partial, dpi=120)
