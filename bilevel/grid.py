@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from operator import index as as_index
 from typing import NamedTuple
 
 from bilevel.errors import ShapeError
@@ -40,6 +41,8 @@ class Grid:
         If an axis is empty, if an axis has more regions than tokens or less than one, or if
         ``regions`` does not have one entry per axis.
 
+    Examples
+    --------
     >>> grid = Grid((56, 50), 7)
     >>> grid.num_regions, grid.region_shape, grid.region_tokens, grid.uniform
     (49, (8, 8), 64, False)
@@ -52,7 +55,13 @@ class Grid:
 
     def __init__(self, spatial: Sequence[int], regions: int | Sequence[int] = 7) -> None:
         spatial = tuple(spatial)
-        regions = (regions,) * len(spatial) if isinstance(regions, int) else tuple(regions)
+        try:
+            counts = regions if isinstance(regions, Iterable) else (regions,) * len(spatial)
+            regions = tuple(map(as_index, counts))
+        except TypeError:
+            raise ShapeError(
+                f"expected regions to be one int or one int per spatial axis, got {regions!r}"
+            ) from None
         if not spatial:
             raise ShapeError("expected at least one spatial axis, got none")
         if len(regions) != len(spatial):

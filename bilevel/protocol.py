@@ -38,9 +38,9 @@ class Problem:
     """What a call asks of a backend; ``Backend.refuses`` judges it."""
 
     library: str
-    """The library of the arrays, as its top-level module is called: ``"numpy"``, ``"torch"``."""
+    """The library of the arrays by its top-level module, as ``"numpy"`` or ``"torch"``."""
     device: str
-    """The kind of device the arrays are on: ``"cpu"``, ``"cuda"``."""
+    """The kind of device the arrays are on, as ``"cpu"`` or ``"cuda"``."""
     dtype: str
     """``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``."""
 
@@ -49,8 +49,8 @@ class Problem:
 class Backend:
     """The primitives of Bi-Level Routing Attention for one array library.
 
-    All functions are pure: inputs are never written to. Shapes are those of the function of the
-    same name in :mod:`bilevel.ops`, which has checked them; a backend does not check again.
+    All functions are pure: inputs are never written to. Shapes are those of the public function
+    of the same name, which has checked them; a backend does not check again.
     """
 
     name: str

@@ -18,7 +18,9 @@ class BackendStatus(NamedTuple):
     """One row of :func:`backends`."""
 
     name: str
+    """What users write as ``backend=``."""
     library: str
+    """The array library it works on."""
     version: str | None
     """Version of the library it needs; None if that is not installed."""
     why_not: str | None

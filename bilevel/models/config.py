@@ -40,7 +40,8 @@ class BiFormerConfig:
     """Regions on each spatial axis (S in the paper). Where a feature map has fewer tokens on an
     axis, there are as many regions as tokens, and topk is at most the number of regions."""
     layout: Layout = "biformer"
-    """``"biformer"``: overlapping 3 x 3 convolutions between stages, then normalisation, and a
+    """How maps are made smaller, and how tokens know their position.
+    ``"biformer"``: overlapping 3 x 3 convolutions between stages, then normalisation, and a
     convolution for the position in each block. ``"stl"``, the layout of Swin-T: patches of 4 x 4,
     normalisation, then merging of 2 x 2, and no position convolution."""
     variant: Variant = "legacy"
@@ -48,9 +49,10 @@ class BiFormerConfig:
     acts in full attention (``"legacy"``: on the normalised input of the block, ``"nchw"``: on the
     values), in the epsilon of layer normalisation, and in what ``padding="official"`` means."""
     padding: Padding = "masked"
-    """Feature maps that regions do not divide. ``"masked"``: regions differ by one token, and
-    padding takes part in nothing. ``"official"``: zeros are added as the official implementation
-    does, and attended to; for parity with numbers made that way."""
+    """What is done with feature maps that regions do not divide.
+    ``"masked"``: regions differ by one token, and padding takes part in nothing.
+    ``"official"``: zeros are added as the official implementation does, and attended to; for
+    parity with numbers made that way."""
     num_classes: int = 1000
     """Outputs of the head; 0 for none."""
     in_chans: int = 3

@@ -47,6 +47,8 @@ def from_official(
     WeightsError
         If anything is missing, left over or of another shape; the message lists it.
 
+    Examples
+    --------
     >>> import numpy as np
     >>> shapes = parameter_shapes(PUBLISHED["biformer_tiny"])
     >>> ours = {name: np.zeros(shape) for name, shape in shapes.items()}

@@ -1,0 +1,67 @@
+"""How Sphinx builds these pages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from docutils.nodes import Node
+from sphinx.application import Sphinx
+from sphinx.ext.doctest import DoctestDirective
+
+import bilevel
+
+project = "bilevel"
+author = "The bilevel authors"
+version = release = bilevel.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.doctest",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
+exclude_patterns = ["_build"]
+nitpicky = True
+nitpick_ignore_regex = [
+    (r"py:class", r"Array|TypeAliasForwardRef|bilevel\.(grid\.Axis|testing\.strategies\.Inputs)"),
+    (r"py:.*", r"(collections|hypothesis|numpy|pathlib|torch)\..*"),
+]
+
+html_theme = "furo"
+html_title = f"bilevel {version}"
+
+# A fence that starts with ```pycon is shown as Python, here and on GitHub, and it is run.
+myst_fence_as_directive = ["pycon"]
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_type_aliases = {"Array": "Array"}
+autodoc_typehints_format = "short"
+napoleon_google_docstring = False
+napoleon_use_ivar = True
+
+# The examples of docstrings are run by pytest, each with the names of its own module.
+doctest_test_doctest_blocks = ""
+
+
+class Example(DoctestDirective):
+    """A ```pycon fence, to be run as a ``doctest`` directive is."""
+
+    def run(self) -> list[Node]:
+        self.name = "doctest"
+        return super().run()
+
+
+def readable_aliases(*event: Any) -> tuple[str | None, ...]:
+    """Signatures with ``Array | None``, where autodoc would show a forward reference."""
+    return tuple(
+        text and text.replace("TypeAliasForwardRef('Array')", "Array") for text in event[-2:]
+    )
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_directive("pycon", Example)
+    app.connect("autodoc-process-signature", readable_aliases)
+    return {"parallel_read_safe": True}

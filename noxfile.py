@@ -1,0 +1,75 @@
+"""How the project is checked: `nox --list` shows the sessions, `nox` alone runs the tests."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv"
+nox.options.sessions = ["tests"]
+
+PACKAGING = Path(__file__).parent / "tests" / "packaging"
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run all tests that need no GPU; arguments go to pytest."""
+    session.install("-e", ".[dev]")
+    env = {
+        "BILEVEL_REQUIRE_BACKENDS": "numpy,torch",  # one that is missing fails, and is not skipped
+        "OMP_NUM_THREADS": "1",  # pytest already has a process for each core
+    }
+    session.run("pytest", "-n", "2", *session.posargs, env=env)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format with ruff."""
+    session.install("-e", ".[dev]")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types with mypy."""
+    session.install("-e", ".[dev]")
+    session.run("mypy")
+
+
+@nox.session
+def imports(session: nox.Session) -> None:
+    """Check that imports run downward only, with import-linter."""
+    session.install("-e", ".[dev]")
+    session.run("lint-imports")
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Build sdist and wheels, check what they hold, use one where NumPy is the only library."""
+    built = Path(session.create_tmp()).resolve()
+    from_tree, from_sdist = built / "from-tree", built / "from-sdist"
+    for folder in (from_tree, from_sdist):
+        shutil.rmtree(folder, ignore_errors=True)
+    session.run("uv", "build", "--quiet", "--wheel", "--out-dir", str(from_tree))
+    session.run("uv", "build", "--quiet", "--out-dir", str(from_sdist))
+    wheels = [str(*folder.glob("*.whl")) for folder in (from_tree, from_sdist)]
+    session.run("python", str(PACKAGING / "contents.py"), *wheels)
+    session.install("--reinstall-package", "bilevel", wheels[1])
+    session.chdir(built)  # where there is no bilevel but the installed one
+    session.run("python", "-I", str(PACKAGING / "smoke.py"))
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation, and run its examples and those of the docstrings."""
+    session.install("-e", ".[dev]")
+    for builder in ("html", "doctest"):
+        output = f"docs/_build/{builder}"
+        session.run(
+            "sphinx-build", "-W", "--keep-going", "--fresh-env", "-b", builder, "docs", output
+        )
+    session.run("pytest", "--doctest-modules", "bilevel", "backends")
