@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite, prod
+from numbers import Real
 from operator import index as as_index
 
 from bilevel.errors import ArrayError, ShapeError
@@ -56,7 +57,7 @@ def check_spatial(x: Array, grid: Grid, name: str = "x") -> None:
 def check_topk(topk: int, num_regions: int) -> None:
     """``topk`` is an integer from 1 to the number of key regions."""
     try:
-        fits = 1 <= as_index(topk) <= num_regions
+        fits = not isinstance(topk, bool) and 1 <= as_index(topk) <= num_regions
     except TypeError:
         fits = False
     if not fits:
@@ -118,7 +119,7 @@ def bra_grids(
 
 
 def attend_shapes(q: Array, k: Array, v: Array, mask: Array | None) -> None:
-    """The shapes of :func:`bilevel.ops.attend` fit each other."""
+    """The arguments of :func:`bilevel.ops.attend` fit each other."""
     a, b, c = tuple(q.shape), tuple(k.shape), tuple(v.shape)
     fits = len(a) == len(b) == len(c) == 5 and a[:2] == b[:2] and a[3:] == b[3:] and b[:4] == c[:4]
     if not fits or 0 in (*b[1:], c[4]):
@@ -126,14 +127,22 @@ def attend_shapes(q: Array, k: Array, v: Array, mask: Array | None) -> None:
             "expected q (N, R, T, M, D), k (N, R, L, M, D) and v (N, R, L, M, Dv), "
             f"no axis but N empty, got {a}, {b} and {c}"
         )
-    if mask is not None and tuple(mask.shape) != b[:3]:
+    if mask is None:
+        return
+    got, of = describe(mask), describe(q)
+    if (got.library, got.device, got.dtype) != (of.library, of.device, "bool"):
+        raise ArrayError(
+            f"expected mask to be a bool {of.library} array on {of.device}, True where a token "
+            f"takes part, got {got.dtype} {got.library} on {got.device}"
+        )
+    if tuple(mask.shape) != b[:3]:
         raise ShapeError(f"expected mask of shape (N, R, L) = {b[:3]}, got {tuple(mask.shape)}")
 
 
-def scale_or_default(scale: float | None, head_dim: int) -> float:
+def scale_or_default(scale: object, head_dim: int) -> float:
     """``scale``, or ``head_dim ** -0.5``."""
     if scale is None:
         return float(head_dim**-0.5)
-    if not isinstance(scale, (int, float)) or not isfinite(scale):
+    if not isinstance(scale, Real) or not isfinite(scale):
         raise ShapeError(f"expected scale to be a finite number or None, got {scale!r}")
     return float(scale)

@@ -195,7 +195,7 @@ def attend(
     ``D ** -0.5``. Scores, softmax and sums are float32 (float64 for float64). Returns
     :class:`~bilevel.protocol.Attended`.
 
-    Raises ShapeError if the shapes do not fit each other.
+    Raises ShapeError if the shapes do not fit each other, ArrayError if ``mask`` is not bool.
     """
     chosen = resolve(checks.float_problem(q=q, k=k, v=v), backend)
     checks.attend_shapes(q, k, v, mask)

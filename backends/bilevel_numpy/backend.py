@@ -86,7 +86,7 @@ def summarize(x: Array, grid: Grid) -> Array:
     regions = partition(x, grid).astype(accumulator(x), copy=False)
     tokens = real_tokens(grid).sum(1, dtype=regions.dtype)
     mean = regions.sum(2) / tokens[:, None, None]
-    return mean.reshape(*mean.shape[:2], -1)
+    return mean.reshape(*mean.shape[:2], x.shape[-2] * x.shape[-1])
 
 
 def route(q_mean: Array, k_mean: Array, topk: int) -> Routes:

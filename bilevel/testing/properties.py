@@ -1,0 +1,50 @@
+"""Every property that a backend must have, as functions of a backend and a case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from bilevel.protocol import Backend
+from bilevel.testing import attention, gradients, operator, purity, regions, routing
+from bilevel.testing.strategies import Case
+
+Property: TypeAlias = Callable[[Backend, Case], None]
+"""Raises an AssertionError that says what was expected and what came."""
+
+PROPERTIES: tuple[Property, ...] = (
+    regions.merge_inverts_partition,
+    regions.partition_follows_the_definition,
+    regions.summarize_is_the_mean_of_real_tokens,
+    regions.gather_takes_the_routed_regions,
+    regions.key_mask_marks_real_tokens,
+    routing.scores_are_products_of_means,
+    routing.best_first_and_ties_to_the_lower_region,
+    routing.nan_scores_come_last,
+    attention.out_is_softmax_attention,
+    attention.lse_is_the_natural_logsumexp,
+    attention.error_is_within_the_budget,
+    attention.masked_places_do_not_matter,
+    attention.no_mask_is_all_true,
+    operator.topk_of_all_regions_is_dense_attention,
+    operator.bra_follows_its_routes,
+    operator.given_routes_are_used,
+    operator.agrees_with_the_reference,
+    operator.permuting_key_regions_permutes_routes,
+    operator.permuting_query_regions_permutes_the_output,
+    operator.keys_reach_only_queries_routed_to_them,
+    operator.queries_reach_only_their_own_output,
+    operator.no_images_give_no_output,
+    purity.inputs_are_unchanged,
+    purity.same_call_gives_the_same_bits,
+    purity.views_give_what_copies_give,
+    purity.results_are_of_the_kind_promised,
+)
+
+GRADIENT_PROPERTIES: tuple[Property, ...] = (
+    gradients.gradients_match_finite_differences,
+    gradients.no_gradient_flows_through_routing,
+    gradients.same_call_gives_the_same_gradients,
+    gradients.gradients_pass_by_what_nobody_attends_to,
+)
+"""For backends that work on torch tensors."""

@@ -1,0 +1,116 @@
+"""The definitions written out, token by token, in float64: slow, and apart from every backend.
+
+Maps are float64 ``(N, *spatial, M, D)``.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import product
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from bilevel.grid import Grid
+from bilevel.testing.arrays import NumpyArray
+
+
+class Region(NamedTuple):
+    """The tokens of one region."""
+
+    tokens: list[int]
+    """Their numbers in the map, counted in row-major order."""
+    places: list[int]
+    """Their places in the padded region, counted in row-major order."""
+
+
+@cache
+def regions_of(grid: Grid) -> tuple[Region, ...]:
+    """Region i of s on an axis of n tokens covers the tokens i*n//s to (i+1)*n//s, end excluded."""
+    largest = [-(-n // s) for n, s in zip(grid.spatial, grid.regions, strict=True)]
+    found = []
+    for region in product(*map(range, grid.regions)):
+        axes = list(zip(region, grid.spatial, grid.regions, strict=True))
+        starts = [i * n // s for i, n, s in axes]
+        stops = [(i + 1) * n // s for i, n, s in axes]
+        here = Region([], [])
+        for token in product(*map(range, starts, stops)):
+            inside = [t - start for t, start in zip(token, starts, strict=True)]
+            here.tokens.append(_row_major(token, grid.spatial))
+            here.places.append(_row_major(inside, largest))
+        found.append(here)
+    return tuple(found)
+
+
+def _row_major(position: tuple[int, ...] | list[int], shape: tuple[int, ...] | list[int]) -> int:
+    number = 0
+    for i, n in zip(position, shape, strict=True):
+        number = number * n + i
+    return number
+
+
+def flat(x: NumpyArray) -> NumpyArray:
+    """A map with its spatial axes made one: ``(N, tokens, M, D)``."""
+    return x.reshape(x.shape[0], prod(x.shape[1:-2]), *x.shape[-2:])
+
+
+def partitioned(x: NumpyArray, grid: Grid) -> NumpyArray:
+    """``(N, R, T, M, D)``, zeros where a region has no token."""
+    out = np.zeros((x.shape[0], grid.num_regions, grid.region_tokens, *x.shape[-2:]))
+    for i, region in enumerate(regions_of(grid)):
+        out[:, i, region.places] = flat(x)[:, region.tokens]
+    return out
+
+
+def means(x: NumpyArray, grid: Grid) -> NumpyArray:
+    """``(N, R, M * D)``."""
+    rows = [flat(x)[:, region.tokens].mean(1) for region in regions_of(grid)]
+    return np.stack(rows, axis=1).reshape(x.shape[0], grid.num_regions, prod(x.shape[-2:]))
+
+
+def real_places(grid: Grid) -> NumpyArray:
+    """Which places of the padded regions hold a token, bool ``(R, T)``."""
+    real = np.zeros((grid.num_regions, grid.region_tokens), bool)
+    for i, region in enumerate(regions_of(grid)):
+        real[i, region.places] = True
+    return real
+
+
+def softmax_attention(
+    q: NumpyArray, k: NumpyArray, v: NumpyArray, scale: float, mask: NumpyArray | None = None
+) -> tuple[NumpyArray, NumpyArray]:
+    """Queries ``(..., T, M, D)`` attend to keys ``(..., L, M, D)`` where ``mask (..., L)`` is true.
+
+    Returns out ``(..., T, M, Dv)`` and the scores' logsumexp ``(..., T, M)``.
+    """
+    scores = np.einsum("...tmd,...lmd->...tml", q, k) * scale
+    if mask is not None:
+        scores = np.where(mask[..., None, None, :], scores, -np.inf)
+    top = scores.max(-1, keepdims=True)
+    weights = np.exp(scores - top)
+    total = weights.sum(-1)
+    out = np.einsum("...tml,...lmd->...tmd", weights, v) / total[..., None]
+    return out, np.log(total) + top[..., 0]
+
+
+def routed_attention(
+    q: NumpyArray,
+    k: NumpyArray,
+    v: NumpyArray,
+    index: NumpyArray,
+    grid: Grid,
+    kv_grid: Grid,
+    scale: float,
+) -> NumpyArray:
+    """:func:`bilevel.bra` under the routes ``index``: region by region, over real tokens only."""
+    out = np.full((*q.shape[:-1], v.shape[-1]), np.nan)
+    out_tokens = flat(out)
+    queries, keys, values = flat(q), flat(k), flat(v)
+    kv_regions = regions_of(kv_grid)
+    for n, i in np.ndindex(index.shape[:2]):
+        here = regions_of(grid)[i].tokens
+        there = [token for j in index[n, i] for token in kv_regions[j].tokens]
+        attended, _ = softmax_attention(queries[n, here], keys[n, there], values[n, there], scale)
+        out_tokens[n, here] = attended
+    return out

@@ -1,0 +1,17 @@
+"""Gradients of the backends for torch, on generated cases."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bilevel import Backend
+from bilevel.testing import GRADIENT_PROPERTIES, Property, cases
+
+
+@pytest.mark.parametrize("check", GRADIENT_PROPERTIES, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("backend", ["torch"], indirect=True)
+@given(data=st.data())
+def test_gradient(backend: Backend, check: Property, data: st.DataObject) -> None:
+    check(backend, data.draw(cases(backend), label="case"))

@@ -1,0 +1,36 @@
+"""Each property fails where the implementation is broken on purpose."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from bilevel import Backend
+from bilevel.testing import GRADIENT_PROPERTIES, PROPERTIES, cases
+from mutations import MUTATIONS, Mutation
+
+BY_NAME = {check.__name__: check for check in (*PROPERTIES, *GRADIENT_PROPERTIES)}
+
+MUTANTS = [
+    pytest.param(library, mutation, name, id=f"{library}-{mutation.__name__}-{name}")
+    for mutation, libraries, names in MUTATIONS
+    for library in libraries
+    for name in names
+]
+
+
+@pytest.mark.parametrize(("backend", "mutation", "name"), MUTANTS, indirect=["backend"])
+def test_property_fails(backend: Backend, mutation: Mutation, name: str) -> None:
+    # The same examples each time, and none made smaller: the first failure is the answer.
+    @settings(max_examples=150, derandomize=True, database=None, phases=[Phase.generate])
+    @given(data=st.data())
+    def run(data: st.DataObject) -> None:
+        BY_NAME[name](mutation(backend), data.draw(cases(backend), label="case"))
+
+    with pytest.raises(AssertionError):
+        run()
+
+
+def test_every_property_is_shown_to_fail() -> None:
+    assert {name for _, _, names in MUTATIONS for name in names} == BY_NAME.keys()

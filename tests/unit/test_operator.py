@@ -1,0 +1,79 @@
+"""The operator on inputs small enough to work out by hand."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import bilevel
+from bilevel import Grid
+
+
+def column(*values: float) -> np.ndarray:
+    """One image of tokens in a row, one head, one channel."""
+    return np.array(values, np.float32).reshape(1, -1, 1, 1)
+
+
+def test_one_route_attends_to_the_best_region_alone() -> None:
+    k = column(1, 1, 0, 0, -1, -1)
+    v = column(10, 20, 30, 40, 50, 60)
+    q = column(1, 1, 1, -1, -1, -1)  # means 1, 0 and -1
+    out, routes = bilevel.bra(q, k, v, topk=1, regions=3, return_routes=True)
+    assert routes.index.ravel().tolist() == [0, 0, 2]  # all scores of the second are 0: the lowest
+    assert routes.score.ravel().tolist() == [1, 0, 1]
+    # Both keys of a region are alike, so each output is the mean of the region's values.
+    assert out.ravel().tolist() == [15, 15, 15, 15, 55, 55]
+
+
+def test_softmax_by_hand() -> None:
+    q, k, v = column(1.0), column(0.0, np.log(3.0)), column(0.0, 4.0)
+    out = bilevel.bra(q, k, v, topk=1, regions=1)
+    assert out.item() == pytest.approx(3.0, rel=1e-6)  # weights 1/4 and 3/4
+    out = bilevel.bra(q, k, v, topk=1, regions=1, scale=0.0)
+    assert out.item() == 2.0
+    attended = bilevel.attend(*(x[:, None] for x in (q, k, v)))
+    assert attended.lse.item() == pytest.approx(np.log(4.0), rel=1e-6)
+
+
+def test_ragged_regions_by_hand() -> None:
+    grid = Grid((5,), 2)  # tokens 0 and 1, and tokens 2, 3 and 4
+    x = column(1, 2, 3, 4, 5)
+    regions = bilevel.partition(x, grid)
+    assert regions[0, :, :, 0, 0].tolist() == [[1, 2, 0], [3, 4, 5]]
+    assert bilevel.summarize(x, grid).ravel().tolist() == [1.5, 4]
+    mask = bilevel.key_mask(np.array([[[1, 0]]]), grid)
+    assert mask.ravel().tolist() == [True, True, True, True, True, False]
+    assert bilevel.merge(regions, grid).ravel().tolist() == [1, 2, 3, 4, 5]
+
+
+def test_two_axes_are_row_major() -> None:
+    x = np.arange(16.0).reshape(1, 4, 4, 1, 1)
+    regions = bilevel.partition(x, Grid((4, 4), 2))[0, :, :, 0, 0]
+    assert regions.tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+
+
+def test_routing_sums_over_all_heads_and_is_not_scaled() -> None:
+    q = np.array([2.0, 3.0], np.float32).reshape(1, 1, 2, 1)  # one token, two heads
+    k = np.array([5.0, 7.0], np.float32).reshape(1, 1, 2, 1)
+    _, routes = bilevel.bra(q, k, k, topk=1, regions=1, scale=0.1, return_routes=True)
+    assert routes.score.item() == 2 * 5 + 3 * 7
+
+
+def test_nan_in_a_token_warns_of_nothing_and_stays_where_it_is() -> None:
+    """Warnings are errors in these tests."""
+    q = column(1, 1, -1, -1)
+    k = column(1, np.nan, -1, -1)  # the first region's mean is NaN: it comes last
+    out, routes = bilevel.bra(q, k, q, topk=1, regions=2, return_routes=True)
+    assert routes.index.ravel().tolist() == [1, 1]
+    assert out.ravel().tolist() == [-1, -1, -1, -1]
+    assert np.isnan(bilevel.bra(q, k, q, topk=2, regions=2)).all()
+
+
+def test_torch_keeps_the_graph_and_the_mode(torch: ModuleType) -> None:
+    x = torch.ones(1, 4, 2, 3, requires_grad=True)
+    assert bilevel.bra(x, x, x, topk=1, regions=2).requires_grad
+    assert torch.is_grad_enabled()
+    with torch.no_grad():
+        assert not bilevel.bra(x, x, x, topk=1, regions=2).requires_grad

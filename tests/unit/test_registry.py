@@ -1,0 +1,169 @@
+"""From entry points to the backend that does the work."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib import metadata
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+import bilevel
+from bilevel import Backend, BackendSpec, registry
+from bilevel.protocol import Problem
+
+PROBLEM = Problem("numpy", "cpu", "float32")
+
+
+class Entry(SimpleNamespace):
+    """As much of an entry point as the registry looks at."""
+
+    def load(self) -> BackendSpec:
+        return self.spec
+
+
+def spec(name: str, **more: object) -> BackendSpec:
+    """The spec of a backend for NumPy arrays."""
+    known = {"requires": "numpy", "install": f"pip install {name}", "load": f"{name}_module:B"}
+    return BackendSpec(name, "numpy", **{**known, **more})
+
+
+def forget() -> None:
+    for cached in (registry.specs, registry.load, registry._candidates):
+        cached.cache_clear()
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Puts specs in the place of those installed, for one test."""
+
+    def entries(*specs: BackendSpec) -> None:
+        found = [Entry(name=s.name, value=s.load, spec=s) for s in specs]
+        monkeypatch.setattr(metadata, "entry_points", lambda *, group: found)
+        forget()
+
+    yield entries
+    monkeypatch.undo()
+    forget()
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Backend], None]:
+    """Makes ``NAME_module:B`` importable."""
+
+    def add(name: str, backend: Backend) -> None:
+        made = ModuleType(f"{name}_module")
+        made.B = backend  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, made.__name__, made)
+
+    return add
+
+
+def variant(name: str, refusal: str | None = None) -> Backend:
+    """The NumPy backend by another name, that takes everything or nothing."""
+    return replace(registry.load("numpy"), name=name, refuses=lambda problem: refusal)
+
+
+def test_ours_are_found() -> None:
+    assert {"numpy", "torch"} <= {status.name for status in bilevel.backends()}
+
+
+def test_two_backends_with_one_name(install: Callable[..., None]) -> None:
+    install(spec("fast", load="a:B"), spec("fast", load="b:B"))
+    with pytest.raises(bilevel.BilevelError, match="one backend named 'fast', got two: a:B and b"):
+        registry.specs()
+
+
+def test_a_backend_that_does_not_import(install: Callable[..., None]) -> None:
+    install(spec("fast", load="bilevel_not_there:B"))
+    message = r"'fast' does not import \(.*not_there.*\); install it with: pip install fast"
+    with pytest.raises(bilevel.BackendUnavailable, match=message):
+        registry.load("fast")
+
+
+def test_no_backend_at_all(install: Callable[..., None]) -> None:
+    install()
+    with pytest.raises(bilevel.BackendUnavailable, match=r"one of \(none installed\), got 'numpy'"):
+        registry.load("numpy")
+    assert bilevel.backends() == []
+
+
+def test_the_highest_priority_is_chosen(
+    install: Callable[..., None], module: Callable[..., None]
+) -> None:
+    fast, slow = variant("fast"), variant("slow")
+    module("fast", fast)
+    module("slow", slow)
+    install(spec("slow"), spec("fast", priority=10))
+    assert registry.resolve(PROBLEM) is fast
+    assert registry.resolve(PROBLEM, "slow") is slow
+
+
+def test_a_third_party_backend_does_the_work(
+    install: Callable[..., None], module: Callable[..., None]
+) -> None:
+    calls = []
+    fast = variant("fast")
+
+    def attend(*arguments: object) -> bilevel.Attended:
+        calls.append(arguments)
+        return fast.attend(*arguments)
+
+    module("fast", replace(fast, attend=attend))
+    install(spec("fast", priority=10))
+    x = np.ones((1, 4, 2, 3), np.float32)
+    assert bilevel.bra(x, x, x, topk=1, regions=2).shape == x.shape
+    assert len(calls) == 1
+
+
+def test_one_that_refuses_is_passed_over(
+    install: Callable[..., None], module: Callable[..., None]
+) -> None:
+    slow = variant("slow")
+    module("fast", variant("fast", "arrays of gold"))
+    module("slow", slow)
+    install(spec("slow"), spec("fast", priority=10))
+    assert registry.resolve(PROBLEM) is slow
+    message = "backend 'fast' takes only arrays of gold, got float32 numpy arrays on cpu"
+    with pytest.raises(bilevel.BackendRefused, match=message):
+        registry.resolve(PROBLEM, "fast")
+
+
+def test_all_refuse(install: Callable[..., None], module: Callable[..., None]) -> None:
+    module("fast", variant("fast", "gold"))
+    module("slow", variant("slow", "silver"))
+    install(spec("slow"), spec("fast", priority=10))
+    with pytest.raises(bilevel.BackendRefused, match=r"'fast' .* gold.*; .*'slow' .* silver"):
+        registry.resolve(PROBLEM)
+
+
+def test_a_backend_as_a_value() -> None:
+    backend = variant("mine")
+    assert registry.resolve(PROBLEM, backend) is backend
+    with pytest.raises(bilevel.BackendRefused, match="backend 'mine' takes only gold"):
+        registry.resolve(PROBLEM, variant("mine", "gold"))
+
+
+def test_status_of_what_is_and_is_not_there(install: Callable[..., None]) -> None:
+    missing = BackendSpec("new", "no_such_library", "no-such-library", "pip install new", "new:B")
+    install(spec("fast"), missing)
+    fast, new = bilevel.backends()
+    assert (fast.name, fast.library, fast.version) == ("fast", "numpy", metadata.version("numpy"))
+    assert fast.why_not is None
+    assert (new.version, new.why_not) == (None, "no_such_library is not installed")
+    assert new.install == "pip install new"
+
+
+def test_subclasses_belong_to_the_library_of_their_base() -> None:
+    class Mine(np.ndarray):
+        pass
+
+    assert registry.describe(np.ones(3, np.float32).view(Mine)) == PROBLEM
+
+
+def test_a_torch_parameter_is_a_torch_array(torch: ModuleType) -> None:
+    parameter = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+    assert registry.describe(parameter) == Problem("torch", "cpu", "bfloat16")
