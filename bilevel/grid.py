@@ -54,14 +54,7 @@ class Grid:
     regions: tuple[int, ...]
 
     def __init__(self, spatial: Sequence[int], regions: int | Sequence[int] = 7) -> None:
-        spatial = tuple(spatial)
-        try:
-            counts = regions if isinstance(regions, Iterable) else (regions,) * len(spatial)
-            regions = tuple(map(as_index, counts))
-        except TypeError:
-            raise ShapeError(
-                f"expected regions to be one int or one int per spatial axis, got {regions!r}"
-            ) from None
+        spatial, regions = tuple(spatial), _per_axis(regions, len(spatial))
         if not spatial:
             raise ShapeError("expected at least one spatial axis, got none")
         if len(regions) != len(spatial):
@@ -122,5 +115,14 @@ def fit_regions(spatial: Sequence[int], regions: int | Sequence[int]) -> tuple[i
     >>> fit_regions((4, 16), 7)
     (4, 7)
     """
-    wanted = (regions,) * len(spatial) if isinstance(regions, int) else tuple(regions)
-    return tuple(min(n, s) for n, s in zip(spatial, wanted, strict=True))
+    return tuple(map(min, spatial, _per_axis(regions, len(spatial))))
+
+
+def _per_axis(regions: int | Sequence[int], ndim: int) -> tuple[int, ...]:
+    try:
+        counts = regions if isinstance(regions, Iterable) else (regions,) * ndim
+        return tuple(map(as_index, counts))
+    except TypeError:
+        raise ShapeError(
+            f"expected regions to be one int or one int per spatial axis, got {regions!r}"
+        ) from None

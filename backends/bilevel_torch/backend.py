@@ -6,6 +6,8 @@ k routed regions, L = k * T.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -91,7 +93,8 @@ def summarize(x: Tensor, grid: Grid) -> Tensor:
 @torch.no_grad()
 def route(q_mean: Tensor, k_mean: Tensor, topk: int) -> Routes:
     dtype = accumulator(q_mean)
-    score = q_mean.to(dtype) @ k_mean.to(dtype).transpose(1, 2)
+    with full_precision(q_mean):
+        score = q_mean.to(dtype) @ k_mean.to(dtype).transpose(1, 2)
     score = score.masked_fill(score.isnan(), -torch.inf)
     # topk promises no order among equal scores; a stable sort does.
     ranked, index = score.sort(dim=-1, descending=True, stable=True)
@@ -114,13 +117,22 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -
     dtype = accumulator(q)
     # (N, R, T, M, D) -> (N, R, M, T, D)
     queries, keys, values = (x.to(dtype).transpose(2, 3) for x in (q, k, v))
-    scores = queries @ keys.transpose(-1, -2) * scale
-    if mask is not None:
-        scores = scores.masked_fill(~mask[:, :, None, None, :], -torch.inf)
-        values = values.masked_fill(~mask[:, :, None, :, None], 0)
-    lse = scores.logsumexp(-1)
-    out = scores.softmax(-1) @ values
+    with full_precision(q):
+        scores = queries @ keys.transpose(-1, -2) * scale
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, :, None, None, :], -torch.inf)
+            values = values.masked_fill(~mask[:, :, None, :, None], 0)
+        lse = scores.logsumexp(-1)
+        out = scores.softmax(-1) @ values
     return Attended(out.transpose(2, 3).to(q.dtype), lse.transpose(2, 3))
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """Products stay in the dtype of their factors, also where the caller uses autocast."""
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
 
 
 def accumulator(x: Tensor) -> torch.dtype:

@@ -77,3 +77,13 @@ def test_torch_keeps_the_graph_and_the_mode(torch: ModuleType) -> None:
     assert torch.is_grad_enabled()
     with torch.no_grad():
         assert not bilevel.bra(x, x, x, topk=1, regions=2).requires_grad
+
+
+def test_autocast_does_not_lower_the_precision_of_torch(torch: ModuleType) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 1, 8, 8, 2, 16, generator=generator)
+    expected, routes = bilevel.bra(q, k, v, regions=4, return_routes=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out, cast = bilevel.bra(q, k, v, regions=4, return_routes=True)
+    assert torch.equal(out, expected)
+    assert torch.equal(cast.score, routes.score)
