@@ -18,7 +18,7 @@ from bilevel.errors import (
     WeightsError,
 )
 from bilevel.grid import Grid
-from bilevel.ops import attend, bra, gather, key_mask, merge, partition, route, summarize
+from bilevel.ops import attend, bra, bra_vjp, gather, key_mask, merge, partition, route, summarize
 from bilevel.protocol import Attended, Backend, BackendSpec, Problem, Routes
 from bilevel.registry import BackendStatus, backends
 
@@ -42,6 +42,7 @@ __all__ = [
     "attend",
     "backends",
     "bra",
+    "bra_vjp",
     "gather",
     "key_mask",
     "merge",

@@ -97,6 +97,13 @@ def check_index(
             )
 
 
+def check_like(name: str, x: Array, like: Array) -> None:
+    """``x`` has the library, device, dtype and shape of ``like``."""
+    float_problem(**{"the output": like, name: x})
+    if tuple(x.shape) != tuple(like.shape):
+        raise ShapeError(f"expected {name} of shape {tuple(like.shape)}, got {tuple(x.shape)}")
+
+
 def bra_grids(
     q: Array,
     k: Array,

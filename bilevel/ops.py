@@ -7,11 +7,12 @@ R regions, T tokens of the largest region, k routed regions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from bilevel import checks
-from bilevel.errors import ShapeError
+from bilevel.errors import BackendRefused, ShapeError
 from bilevel.grid import Grid
-from bilevel.protocol import Array, Attended, Backend, Routes
+from bilevel.protocol import Array, Attended, Backend, Pullback, Routes
 from bilevel.registry import resolve
 
 
@@ -73,6 +74,85 @@ def bra(
     BackendUnavailable, BackendRefused
         If the backend asked for does not import, or does not take these arrays.
     """
+    call = _prepare(q, k, v, topk, regions, scale, routes, kv_regions, backend)
+    out = _attend_routed(q, k, v, call)
+    return (out, call.routes) if return_routes else out
+
+
+def bra_vjp(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    topk: int = 4,
+    regions: int | Sequence[int] = 7,
+    scale: float | None = None,
+    routes: Array | None = None,
+    kv_regions: int | Sequence[int] | None = None,
+    backend: str | Backend | None = None,
+) -> tuple[Array, Pullback]:
+    """:func:`bra`, and its pullback: the vector-Jacobian product, in the convention of jax.vjp.
+
+    Arguments are those of :func:`bra`. NumPy's pullback is written by hand; torch's is its own.
+
+    Returns
+    -------
+    (Array, callable)
+        The output, and a function from the gradient of the output, of its shape and dtype, to
+        the gradients of q, k and v. No gradient flows through the routing.
+
+    Raises
+    ------
+    BackendRefused
+        If the backend computes no gradients; else as :func:`bra`. The pullback raises ShapeError
+        or ArrayError if the gradient it is given is not like the output.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> q, k, v = np.random.default_rng(0).random((3, 1, 8, 8, 2, 4))
+    >>> out, pullback = bra_vjp(q, k, v, regions=4)
+    >>> dq, dk, dv = pullback(np.ones_like(out))
+    >>> dq.shape
+    (1, 8, 8, 2, 4)
+    """
+    call = _prepare(q, k, v, topk, regions, scale, routes, kv_regions, backend)
+    chosen, found, *how = call
+    if chosen.bra_vjp is not None:
+        out, pullback = chosen.bra_vjp(q, k, v, found.index, *how)
+    elif chosen.vjp is not None:
+        out, pullback = chosen.vjp(lambda q, k, v: _attend_routed(q, k, v, call), q, k, v)
+    else:
+        raise BackendRefused(f"backend {chosen.name!r} computes no gradients")
+
+    def checked(d_out: Array) -> tuple[Array, Array, Array]:
+        checks.check_like("the gradient of the output", d_out, out)
+        return pullback(d_out)
+
+    return out, checked
+
+
+class _Call(NamedTuple):
+    """A call of bra, with its arguments checked and its routes found."""
+
+    backend: Backend
+    routes: Routes
+    q_grid: Grid
+    k_grid: Grid
+    scale: float
+
+
+def _prepare(
+    q: Array,
+    k: Array,
+    v: Array,
+    topk: int,
+    regions: int | Sequence[int],
+    scale: float | None,
+    routes: Array | None,
+    kv_regions: int | Sequence[int] | None,
+    backend: str | Backend | None,
+) -> _Call:
     chosen = resolve(checks.float_problem(q=q, k=k, v=v), backend)
     q_grid, k_grid = checks.bra_grids(q, k, v, regions, kv_regions)
     scale = checks.scale_or_default(scale, q.shape[-1])
@@ -83,16 +163,21 @@ def bra(
         rows = (q.shape[0], q_grid.num_regions)
         checks.check_index("routes", routes, q, rows, k_grid.num_regions)
         found = Routes(routes, None)
-    mask = None if k_grid.uniform else chosen.key_mask(found.index, k_grid)
-    attended = chosen.attend(
-        chosen.partition(q, q_grid),
-        chosen.gather(chosen.partition(k, k_grid), found.index),
-        chosen.gather(chosen.partition(v, k_grid), found.index),
+    return _Call(chosen, found, q_grid, k_grid, scale)
+
+
+def _attend_routed(q: Array, k: Array, v: Array, call: _Call) -> Array:
+    """BRA as the composition of the primitives."""
+    backend, (index, _), q_grid, k_grid, scale = call
+    mask = None if k_grid.uniform else backend.key_mask(index, k_grid)
+    attended = backend.attend(
+        backend.partition(q, q_grid),
+        backend.gather(backend.partition(k, k_grid), index),
+        backend.gather(backend.partition(v, k_grid), index),
         mask,
         scale,
     )
-    out = chosen.merge(attended.out, q_grid)
-    return (out, found) if return_routes else out
+    return backend.merge(attended.out, q_grid)
 
 
 def partition(x: Array, grid: Grid, *, backend: str | Backend | None = None) -> Array:

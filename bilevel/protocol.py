@@ -24,6 +24,10 @@ class Routes(NamedTuple):
     """Routing scores, float32 or float64 ``(N, R, k)``; None where the caller gave the routes."""
 
 
+Pullback: TypeAlias = Callable[[Array], tuple[Array, Array, Array]]
+"""From the gradient of an output of ``bra`` to those of q, k and v."""
+
+
 class Attended(NamedTuple):
     """The result of token attention."""
 
@@ -70,6 +74,12 @@ class Backend:
     """``(index, grid)``"""
     attend: Callable[..., Attended]
     """``(q, k, v, mask, scale)``"""
+    vjp: Callable[..., tuple[Array, Callable[..., tuple[Array, ...]]]] | None = None
+    """``(function, *arrays)`` to the function's value and its pullback, as ``jax.vjp``: the
+    library's own derivatives; None where it has none."""
+    bra_vjp: Callable[..., tuple[Array, Pullback]] | None = None
+    """``(q, k, v, index, q_grid, k_grid, scale)`` to the output and its pullback, written by hand
+    where ``vjp`` is None. Without either, the backend computes no gradients."""
 
 
 @dataclass(frozen=True)

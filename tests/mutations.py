@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import cycle
 from typing import Any, TypeAlias
+from unittest import mock
 
 import numpy as np
 
@@ -418,6 +419,62 @@ def queries_leak_within_their_region(b: Backend) -> Backend:
     return replace(b, attend=attend)
 
 
+# --- pullbacks: NumPy's, by hand
+
+
+def one_route_wins(b: Backend) -> Backend:
+    """A key region keeps the gradient of one of the query regions that routed to it."""
+
+    def assigned(d_rows: Array, index: Array, regions: int) -> Array:
+        n, r, k = index.shape
+        length, m, d = d_rows.shape[2:]
+        d_x = np.zeros((n, regions, length // k, m, d), d_rows.dtype)
+        rows = d_rows.reshape(n, r, k, length // k, m, d)
+        d_x[np.arange(n)[:, None, None], index] = rows
+        return d_x
+
+    return _pulled_back_with(b, gather_pullback=assigned)
+
+
+def gradients_stay_wide(b: Backend) -> Backend:
+    return _with_pullback(b, lambda *d: tuple(x.astype(np.float64) for x in d))
+
+
+def gradients_are_rounded_at_random(b: Backend) -> Backend:
+    errors = cycle((1.0, 1.01, 1.02))
+    return _with_pullback(
+        b, lambda *d: tuple(x * x.dtype.type(next(errors)) for x in d[:2]) + d[2:]
+    )
+
+
+def all_regions_get_a_little(b: Backend) -> Backend:
+    """A dense softmax's gradient, whose weights are small but not zero."""
+    return _with_pullback(b, lambda d_q, *d: (d_q, *(x + x.dtype.type(1e-3) for x in d)))
+
+
+def _with_pullback(b: Backend, change: Callable[..., tuple[Array, ...]]) -> Backend:
+    def bra_vjp(*arguments: Any) -> tuple[Array, Any]:
+        assert b.bra_vjp is not None
+        out, pullback = b.bra_vjp(*arguments)
+        return out, lambda d_out: change(*pullback(d_out))
+
+    return replace(b, bra_vjp=bra_vjp)
+
+
+def _pulled_back_with(b: Backend, **functions: Callable[..., Array]) -> Backend:
+    def bra_vjp(*arguments: Any) -> tuple[Array, Any]:
+        assert b.bra_vjp is not None
+        out, pullback = b.bra_vjp(*arguments)
+
+        def broken(d_out: Array) -> tuple[Array, ...]:
+            with mock.patch.multiple("bilevel_numpy.pullbacks", **functions):
+                return pullback(d_out)
+
+        return out, broken
+
+    return replace(b, bra_vjp=bra_vjp)
+
+
 # --- gradients: torch alone
 
 
@@ -470,6 +527,7 @@ def gradient_changes_from_call_to_call(b: Backend) -> Backend:
 
 
 BOTH = ("numpy", "torch")
+NUMPY = ("numpy",)
 TORCH = ("torch",)
 
 MUTATIONS: tuple[tuple[Mutation, tuple[str, ...], tuple[str, ...]], ...] = (
@@ -576,8 +634,20 @@ MUTATIONS: tuple[tuple[Mutation, tuple[str, ...], tuple[str, ...]], ...] = (
     (images_one_by_one, BOTH, ("no_images_give_no_output",)),
     (output_stays_wide, BOTH, ("results_are_of_the_kind_promised",)),
     (queries_leak_within_their_region, BOTH, ("queries_reach_only_their_own_output",)),
-    (values_are_detached, TORCH, ("gradients_match_finite_differences",)),
-    (scale_is_missing_from_the_gradient, TORCH, ("gradients_match_finite_differences",)),
+    (one_route_wins, NUMPY, ("pullback_matches_finite_differences",)),
+    (gradients_stay_wide, NUMPY, ("same_pullback_gives_the_same_bits",)),
+    (gradients_are_rounded_at_random, NUMPY, ("same_pullback_gives_the_same_bits",)),
+    (all_regions_get_a_little, NUMPY, ("pullback_passes_by_what_nobody_attends_to",)),
+    (
+        values_are_detached,
+        TORCH,
+        ("gradients_match_finite_differences", "pullback_matches_finite_differences"),
+    ),
+    (
+        scale_is_missing_from_the_gradient,
+        TORCH,
+        ("gradients_match_finite_differences", "pullback_matches_finite_differences"),
+    ),
     (gradient_flows_through_routing, TORCH, ("no_gradient_flows_through_routing",)),
     (gradient_changes_from_call_to_call, TORCH, ("same_call_gives_the_same_gradients",)),
 )

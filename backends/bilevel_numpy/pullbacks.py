@@ -6,13 +6,11 @@ other drops padding. Routes are integers: nothing flows back through ``route`` a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from bilevel.grid import Grid
-from bilevel.protocol import Attended
-from bilevel_numpy.backend import (
+from bilevel.protocol import Attended, Pullback
+from bilevel_numpy.primitives import (
     Array,
     accumulator,
     attend,
@@ -69,7 +67,7 @@ def attend_pullback(
 
 def bra_vjp(
     q: Array, k: Array, v: Array, index: Array, q_grid: Grid, k_grid: Grid, scale: float
-) -> tuple[Array, Callable[[Array], tuple[Array, Array, Array]]]:
+) -> tuple[Array, Pullback]:
     """BRA under given routes, and its pullback."""
     regions = partition(q, q_grid)
     keys, values = (gather(partition(x, k_grid), index) for x in (k, v))

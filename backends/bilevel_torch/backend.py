@@ -6,6 +6,7 @@ k routed regions, L = k * T.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -127,6 +128,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -
     return Attended(out.transpose(2, 3).to(q.dtype), lse.transpose(2, 3))
 
 
+def vjp(
+    function: Callable[..., Tensor], *tensors: Tensor
+) -> tuple[Tensor, Callable[..., tuple[Tensor, ...]]]:
+    """torch's own, without its option for auxiliary output."""
+    out, pullback = torch.func.vjp(function, *tensors)  # type: ignore[misc] # no third: no has_aux
+    return out, pullback
+
+
 def full_precision(x: Tensor) -> AbstractContextManager[object]:
     """Products stay in the dtype of their factors, also where the caller uses autocast."""
     kind = x.device.type
@@ -150,4 +159,5 @@ BACKEND = Backend(
     gather=gather,
     key_mask=key_mask,
     attend=attend,
+    vjp=vjp,
 )

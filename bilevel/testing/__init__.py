@@ -8,10 +8,24 @@
     def test_backend(check, data):
         check(BACKEND, data.draw(cases(BACKEND)))
 
-:data:`GRADIENT_PROPERTIES` are for backends that work on torch tensors.
+:data:`PULLBACK_PROPERTIES` are for backends that compute gradients, :data:`GRADIENT_PROPERTIES`
+for those that work on torch tensors, whose gradients autograd computes.
 """
 
-from bilevel.testing.properties import GRADIENT_PROPERTIES, PROPERTIES, Property
+from bilevel.testing.properties import (
+    GRADIENT_PROPERTIES,
+    PROPERTIES,
+    PULLBACK_PROPERTIES,
+    Property,
+)
 from bilevel.testing.strategies import Case, cases, inputs
 
-__all__ = ["GRADIENT_PROPERTIES", "PROPERTIES", "Case", "Property", "cases", "inputs"]
+__all__ = [
+    "GRADIENT_PROPERTIES",
+    "PROPERTIES",
+    "PULLBACK_PROPERTIES",
+    "Case",
+    "Property",
+    "cases",
+    "inputs",
+]

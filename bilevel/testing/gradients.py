@@ -11,7 +11,7 @@ from bilevel.testing import reference
 from bilevel.testing.arrays import contiguous_copy, from_numpy, home_of, to_numpy
 from bilevel.testing.asserts import assert_same, expect
 from bilevel.testing.operator import call, call_with_routes
-from bilevel.testing.regions import any_routes
+from bilevel.testing.regions import any_routes, routes_past_one_region
 from bilevel.testing.strategies import Case, Inputs, inputs
 
 
@@ -56,7 +56,7 @@ def gradients_pass_by_what_nobody_attends_to(backend: Backend, case: Case) -> No
     """A region without a route has no gradient, and gives none even where it holds NaN; neither
     does padding."""
     q, k, v = arrays = Inputs(*map(contiguous_copy, inputs(backend, case)))
-    region, others = _split_off_one_region(case)
+    region, others = routes_past_one_region(case)
     routes = from_numpy(others, home_of(backend))
     clean = _gradients(backend, case, arrays, routes)
     for name, gradient in zip("qkv", clean, strict=True):
@@ -74,15 +74,6 @@ def gradients_pass_by_what_nobody_attends_to(backend: Backend, case: Case) -> No
     for name, gradient in zip("kv", after[1:], strict=True):
         at = reference.flat(to_numpy(gradient))[:, tokens]
         expect(not at.any(), f"expected no gradient of {name} where nobody attends")
-
-
-def _split_off_one_region(case: Case) -> tuple[int, np.ndarray]:
-    """A key region, and routes ``(N, R, <= k)`` to the others (to itself where it is alone)."""
-    rng, count = case.rng(), case.kv_grid.num_regions
-    region = int(rng.integers(count))
-    others = np.delete(np.arange(count), region) if count > 1 else np.arange(1)
-    shape = (case.batch, case.grid.num_regions, len(others))
-    return region, others[rng.random(shape).argsort(-1)[..., : case.topk]]
 
 
 def _gradients(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from bilevel.protocol import Backend
-from bilevel.testing import attention, gradients, operator, purity, regions, routing
+from bilevel.testing import attention, gradients, operator, pullbacks, purity, regions, routing
 from bilevel.testing.strategies import Case
 
 Property: TypeAlias = Callable[[Backend, Case], None]
@@ -40,6 +40,13 @@ PROPERTIES: tuple[Property, ...] = (
     purity.views_give_what_copies_give,
     purity.results_are_of_the_kind_promised,
 )
+
+PULLBACK_PROPERTIES: tuple[Property, ...] = (
+    pullbacks.pullback_matches_finite_differences,
+    pullbacks.same_pullback_gives_the_same_bits,
+    pullbacks.pullback_passes_by_what_nobody_attends_to,
+)
+"""For backends that have ``vjp`` or ``bra_vjp``."""
 
 GRADIENT_PROPERTIES: tuple[Property, ...] = (
     gradients.gradients_match_finite_differences,

@@ -73,3 +73,12 @@ def any_routes(backend: Backend, case: Case) -> Array:
     """Distinct key regions ``(N, R, k)`` that have nothing to do with the tokens."""
     shape = (case.batch, case.grid.num_regions, case.kv_grid.num_regions)
     return from_numpy(case.rng().random(shape).argsort(-1)[..., : case.topk], home_of(backend))
+
+
+def routes_past_one_region(case: Case) -> tuple[int, np.ndarray]:
+    """A key region, and routes ``(N, R, <= k)`` to the others (to itself where it is alone)."""
+    rng, count = case.rng(), case.kv_grid.num_regions
+    region = int(rng.integers(count))
+    others = np.delete(np.arange(count), region) if count > 1 else np.arange(1)
+    shape = (case.batch, case.grid.num_regions, len(others))
+    return region, others[rng.random(shape).argsort(-1)[..., : case.topk]]

@@ -7,10 +7,12 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from bilevel import Backend
-from bilevel.testing import GRADIENT_PROPERTIES, PROPERTIES, cases
+from bilevel.testing import GRADIENT_PROPERTIES, PROPERTIES, PULLBACK_PROPERTIES, cases
 from mutations import MUTATIONS, Mutation
 
-BY_NAME = {check.__name__: check for check in (*PROPERTIES, *GRADIENT_PROPERTIES)}
+BY_NAME = {
+    check.__name__: check for check in (*PROPERTIES, *PULLBACK_PROPERTIES, *GRADIENT_PROPERTIES)
+}
 
 MUTANTS = [
     pytest.param(library, mutation, name, id=f"{library}-{mutation.__name__}-{name}")

@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bilevel import Backend
-from bilevel.testing import PROPERTIES, Property, cases
+from bilevel.testing import PROPERTIES, PULLBACK_PROPERTIES, Property, cases
 
 
-@pytest.mark.parametrize("check", PROPERTIES, ids=lambda check: check.__name__)
+@pytest.mark.parametrize(
+    "check", [*PROPERTIES, *PULLBACK_PROPERTIES], ids=lambda check: check.__name__
+)
 @pytest.mark.parametrize("backend", ["numpy", "torch"], indirect=True)
 @given(data=st.data())
 def test_property(backend: Backend, check: Property, data: st.DataObject) -> None:

@@ -1,0 +1,98 @@
+"""Properties of bra_vjp, for backends of any library."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from bilevel import ops
+from bilevel.protocol import Array, Backend
+from bilevel.testing import reference
+from bilevel.testing.arrays import NumpyArray, contiguous_copy, from_numpy, home_of, to_numpy
+from bilevel.testing.asserts import assert_same, expect
+from bilevel.testing.operator import call
+from bilevel.testing.regions import any_routes, routes_past_one_region
+from bilevel.testing.strategies import Case, Inputs, inputs
+
+STEP = 1e-5
+"""Of the central differences: with scores of moderate size, 1e-10 off by curvature and rounding."""
+
+
+def pullback_matches_finite_differences(backend: Backend, case: Case) -> None:
+    """In float64 under given routes, along random directions of q, k and v."""
+    case = replace(case, dtype="float64", spread=1.0, batch=max(case.batch, 1))
+    routes = any_routes(backend, case)
+    arrays = inputs(backend, case)
+    weights, gradients = pulled_back(backend, case, arrays, routes)
+    rng = np.random.default_rng(case.seed + 2)
+    for name, x, gradient in zip("qkv", arrays, gradients, strict=True):
+        direction = rng.standard_normal(tuple(x.shape))
+        sides = []
+        for step in (STEP, -STEP):
+            moved = from_numpy(to_numpy(x) + step * direction, home_of(backend))
+            out = call(backend, case, arrays._replace(**{name: moved}), routes=routes)
+            sides.append((to_numpy(out) * weights).sum())
+        slope = (sides[0] - sides[1]) / (2 * STEP)
+        got = (to_numpy(gradient) * direction).sum()
+        size = 1 + abs(slope) + np.linalg.norm(to_numpy(gradient))
+        expect(
+            abs(got - slope) <= 1e-6 * size,
+            f"expected the gradient of {name} along a direction to be {slope}, got {got}",
+        )
+
+
+def same_pullback_gives_the_same_bits(backend: Backend, case: Case) -> None:
+    """Forward and backward, twice; inputs as they were, gradients of the kind of the inputs."""
+    arrays = inputs(backend, case)
+    before = [to_numpy(x).copy() for x in arrays]
+    (_, first), (_, second) = (pulled_back(backend, case, arrays, None) for _ in range(2))
+    for name, x, was, a, b in zip("qkv", arrays, before, first, second, strict=True):
+        assert_same(f"the gradient of {name}, the second time,", b, a)
+        assert_same(f"{name} after the pullback", x, was)
+        expect(
+            (a.dtype, tuple(a.shape)) == (x.dtype, tuple(x.shape)),
+            f"expected the gradient of {name} to be {x.dtype} {tuple(x.shape)}, "
+            f"got {a.dtype} {tuple(a.shape)}",
+        )
+
+
+def pullback_passes_by_what_nobody_attends_to(backend: Backend, case: Case) -> None:
+    """A region without a route gets no gradient, and spoils none where it holds NaN."""
+    case = replace(case, spread=1.0)
+    q, k, v = arrays = Inputs(*map(contiguous_copy, inputs(backend, case)))
+    region, others = routes_past_one_region(case)
+    if case.kv_grid.num_regions == 1:
+        return  # it has a route
+    routes = from_numpy(others, home_of(backend))
+    tokens = reference.regions_of(case.kv_grid)[region].tokens
+    poisoned = []
+    for x in (k, v):
+        values = np.array(to_numpy(x), order="C")
+        reference.flat(values)[:, tokens] = np.nan
+        poisoned.append(from_numpy(values, home_of(backend), case.dtype))
+    _, clean = pulled_back(backend, case, arrays, routes)
+    _, after = pulled_back(backend, case, Inputs(q, *poisoned), routes)
+    for name, a, b in zip("qkv", after, clean, strict=True):
+        assert_same(f"the gradient of {name} beside unrouted NaN", a, b)
+        expect(bool(np.isfinite(to_numpy(a)).all()), f"expected a finite gradient of {name}")
+    for name, gradient in zip("kv", after[1:], strict=True):
+        at = reference.flat(to_numpy(gradient))[:, tokens]
+        expect(not at.any(), f"expected no gradient of {name} where nobody attends")
+
+
+def pulled_back(
+    backend: Backend, case: Case, arrays: Inputs, routes: Array | None
+) -> tuple[NumpyArray, tuple[Array, ...]]:
+    """Random weights for the output, and the gradients of the sum that they weigh."""
+    out, pullback = ops.bra_vjp(
+        *arrays,
+        topk=case.topk,
+        regions=case.regions,
+        kv_regions=case.kv_regions,
+        scale=case.scale,
+        routes=routes,
+        backend=backend,
+    )
+    weights = np.random.default_rng(case.seed + 1).standard_normal(tuple(out.shape))
+    return weights, pullback(from_numpy(weights, home_of(backend), case.dtype))
