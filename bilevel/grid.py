@@ -54,7 +54,13 @@ class Grid:
     regions: tuple[int, ...]
 
     def __init__(self, spatial: Sequence[int], regions: int | Sequence[int] = 7) -> None:
-        spatial, regions = tuple(spatial), _per_axis(regions, len(spatial))
+        try:
+            spatial = tuple(map(as_index, spatial))
+        except TypeError:
+            raise ShapeError(
+                f"expected spatial to be one int per spatial axis, got {spatial!r}"
+            ) from None
+        regions = _per_axis(regions, len(spatial))
         if not spatial:
             raise ShapeError("expected at least one spatial axis, got none")
         if len(regions) != len(spatial):

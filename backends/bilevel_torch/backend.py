@@ -118,11 +118,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -
     dtype = accumulator(q)
     # (N, R, T, M, D) -> (N, R, M, T, D)
     queries, keys, values = (x.to(dtype).transpose(2, 3) for x in (q, k, v))
+    if mask is not None:
+        # NaN times a weight or a gradient of zero would still be NaN.
+        keys, values = (x.masked_fill(~mask[:, :, None, :, None], 0) for x in (keys, values))
     with full_precision(q):
         scores = queries @ keys.transpose(-1, -2) * scale
         if mask is not None:
             scores = scores.masked_fill(~mask[:, :, None, None, :], -torch.inf)
-            values = values.masked_fill(~mask[:, :, None, :, None], 0)
         lse = scores.logsumexp(-1)
         out = scores.softmax(-1) @ values
     return Attended(out.transpose(2, 3).to(q.dtype), lse.transpose(2, 3))

@@ -26,8 +26,8 @@ def parse(args: Sequence[str]) -> Callable[[], None]:
     Raises InputError if they name none, or do not fit it.
     """
     commands: dict[str, Callable[..., Callable[[], None]]] = {
-        # The defaults depend on the data: a few minutes on a CPU, or a whole recipe.
-        "train": TrainDigits if "digits" in args else Train,
+        # The defaults depend on the data, named first: minutes on a CPU, or a whole recipe.
+        "train": TrainDigits if list(args[1:2]) == ["digits"] else Train,
         "resume": Resume,
         "eval": Evaluate,
         "predict": Predict,

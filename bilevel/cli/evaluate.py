@@ -14,14 +14,16 @@ class Evaluate:
 
     run: Positional[Path]
     """Folder of the run."""
+    device: str | None = None
+    """Where to compute; by default where it was trained."""
 
     def __call__(self) -> None:
         from bilevel.train import data
-        from bilevel.train.loop import load_run
+        from bilevel.train.loop import load_data, load_run
         from bilevel.train.step import evaluate
 
-        run = load_run(self.run)
-        test = data.load(run.config).test
+        run = load_run(self.run, self.device)
+        test = load_data(run.config).test
         metrics = evaluate(run.model, data.batches(test, run.config))
         print(f"test loss {metrics.mean_loss:.4f}")
         print(f"test accuracy {metrics.accuracy:.4f}")

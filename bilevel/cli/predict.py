@@ -18,6 +18,8 @@ class Predict:
     """Folder of the run."""
     images: Positional[tuple[Path, ...]]
     """Image files. To a run on digits, show a light digit on a dark ground."""
+    device: str | None = None
+    """Where to compute; by default where it was trained."""
 
     def __post_init__(self) -> None:
         if not self.images:
@@ -29,7 +31,7 @@ class Predict:
         from bilevel.train import data
         from bilevel.train.loop import load_run
 
-        run = load_run(self.run)
+        run = load_run(self.run, self.device)
         view = data.reader(run.config)
         inputs = [view(path) for path in self.images]  # all of them first: one may not be readable
         with torch.inference_mode():

@@ -120,7 +120,9 @@ def routed_attention_nchw_padded(p: Any, x: Array) -> Array:
     by_axis = k_mean.reshape(-1, *regions, x.shape[-1])
     by_axis[:, -1] *= sizes[0] / (h - (regions[0] - 1) * sizes[0])
     by_axis[:, :, -1] *= sizes[1] / (w - (regions[1] - 1) * sizes[1])
-    routes = route(q_mean, by_axis.reshape(k_mean.shape), min(p.topk, grid.num_regions))
+    routes = route(
+        q_mean, by_axis.reshape(k_mean.shape), min(p.topk, grid.num_regions), backend=p.backend
+    )
     out = bra(q, k, v, routes=routes.index, regions=regions, scale=p.scale, backend=p.backend)[
         :, :h, :w
     ]

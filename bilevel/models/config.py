@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
-from bilevel.errors import ShapeError
+from bilevel.errors import InputError, ShapeError
 
 Layout: TypeAlias = Literal["biformer", "stl"]
 Padding: TypeAlias = Literal["masked", "official"]
@@ -24,6 +24,8 @@ class BiFormerConfig:
     ------
     ShapeError
         If the tuples differ in length, or widths and heads do not divide.
+    InputError
+        If another field has no meaning.
     """
 
     depths: tuple[int, ...] = (2, 2, 8, 2)
@@ -62,10 +64,29 @@ class BiFormerConfig:
     rises linearly from 0 at the first block."""
 
     def __post_init__(self) -> None:
+        for name, kind in (("layout", Layout), ("variant", Variant), ("padding", Padding)):
+            if getattr(self, name) not in get_args(kind):
+                raise InputError(
+                    f"expected {name} to be one of {get_args(kind)}, got {getattr(self, name)!r}"
+                )
+        for name, low in _LEAST.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < low:
+                raise InputError(f"expected {name} to be an int of at least {low}, got {value!r}")
+        if not 0 <= self.drop_path < 1:
+            raise InputError(f"expected drop_path from 0 to below 1, got {self.drop_path!r}")
+        self._check_stages()
+
+    def _check_stages(self) -> None:
         if not len(self.depths) == len(self.embed_dims) == len(self.topk) >= 1:
             raise ShapeError(
                 "expected depths, embed_dims and topk to have one entry per stage, "
                 f"got {self.depths}, {self.embed_dims} and {self.topk}"
+            )
+        if min(*self.depths, *self.embed_dims, *(k for k in self.topk if k is not None), 1) < 1:
+            raise ShapeError(
+                "expected depths, embed_dims and topk of at least 1 (topk None for full "
+                f"attention), got {self.depths}, {self.embed_dims} and {self.topk}"
             )
         for dim, topk in zip(self.embed_dims, self.topk, strict=True):
             unit = FULL_ATTENTION_HEADS if topk is None else self.head_dim
@@ -84,6 +105,9 @@ class BiFormerConfig:
         last = max(1, sum(self.depths) - 1)
         return (self.drop_path * i / last for i in range(sum(self.depths)))
 
+
+_LEAST = {"mlp_ratio": 1, "head_dim": 1, "regions": 1, "num_classes": 0, "in_chans": 1}
+"""The least value of each count."""
 
 PUBLISHED = {
     "biformer_tiny": BiFormerConfig(drop_path=0.1),

@@ -266,7 +266,7 @@ def _downsample(config: BiFormerConfig, stage: int, in_dim: int, dim: int) -> nn
 def _nhwc(images: Tensor) -> Tensor:
     if images.ndim != 4:
         raise ShapeError(f"expected images (N, C, H, W), got {tuple(images.shape)}")
-    return images.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+    return images.permute(0, 2, 3, 1).contiguous()
 
 
 def _initialise(module: nn.Module) -> None:

@@ -12,7 +12,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def parameter_shapes(config: BiFormerConfig) -> Shapes:
-    """Name and shape of every parameter and buffer, in the order of ``state_dict``.
+    """Name and shape of every parameter and buffer.
 
     Convolutions are ``(out, in, height, width)`` and linear layers ``(out, in)``, as in torch.
 

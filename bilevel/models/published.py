@@ -14,9 +14,9 @@ def _builder(name: str, about: str) -> Callable[..., BiFormer]:
     published = PUBLISHED[name]
 
     def build(
-        *,
         num_classes: int = published.num_classes,
         in_chans: int = published.in_chans,
+        *,
         regions: int = published.regions,
         drop_path: float = published.drop_path,
         padding: Padding = published.padding,

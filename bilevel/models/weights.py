@@ -156,9 +156,11 @@ def _closest(given: Mapping[str, Any], candidates: Mapping[str, Shapes]) -> BiFo
 
 def _unwrapped(state_dict: Mapping[str, Any]) -> dict[str, Array]:
     """The parameters alone: without the dict around them and the prefixes before their names."""
+    if not isinstance(state_dict, Mapping):
+        raise WeightsError(f"expected a mapping of names to arrays, got {type(state_dict)}")
     while isinstance(inner := state_dict.get("model", state_dict.get("state_dict")), Mapping):
         state_dict = inner
-    given = dict(state_dict)
+    given = {str(name): array for name, array in state_dict.items()}
     for prefix in (*PREFIXES, *PREFIXES):
         if given and all(name.startswith(prefix) for name in given):
             given = {name.removeprefix(prefix): array for name, array in given.items()}

@@ -10,6 +10,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bilevel.errors import InputError
+from bilevel.models import BiFormer
+from bilevel.models.parameters import check_parameters, parameter_shapes
 from bilevel.train.files import replacing
 from bilevel.train.step import State
 
@@ -33,21 +35,29 @@ def load(path: Path, device: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     try:
         with safe_open(path, "pt", device) as file:
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, file.metadata()
+            names, metadata = file.keys(), file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError) as error:
         raise InputError(f"expected a checkpoint at {path}: {error}") from error
+    if not {"epoch", "step"} <= metadata.keys():
+        raise InputError(f"expected a checkpoint of a run at {path}, got other tensors")
+    return tensors, metadata
 
 
-def model_parameters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The part of a checkpoint that ``model.load_state_dict`` takes."""
-    return {k.removeprefix(MODEL): v for k, v in tensors.items() if k.startswith(MODEL)}
+def load_model(model: BiFormer, tensors: dict[str, Tensor], path: Path) -> None:
+    """Put the parameters of a checkpoint into a model.
+
+    Raises WeightsError if they are of another one.
+    """
+    params = {k.removeprefix(MODEL): v for k, v in tensors.items() if k.startswith(MODEL)}
+    check_parameters(parameter_shapes(model.config), params, f"the model of {path}")
+    model.load_state_dict(params)
 
 
 def restore(state: State, path: Path, device: str) -> tuple[State, int]:
     """The state as it was saved, and the number of epochs done."""
     tensors, metadata = load(path, device)
-    state.model.load_state_dict(model_parameters(tensors))
+    load_model(state.model, tensors, path)
     moments: dict[int, dict[str, Any]] = {}
     for key, tensor in tensors.items():
         if key.startswith(OPTIMIZER):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+import math
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -35,7 +36,7 @@ class TrainConfig:
 
     data: Positional[str]
     """`digits`, or a folder of images: one folder per class, or such folders in `train` and
-    `val`. Without a `val`, a fifth of each class is held out."""
+    `val` (or `test`). Where nothing else is there to test on, a fifth of each class is held out."""
     model: ModelName = "biformer_tiny"
     """The model to train."""
     image_size: int = 224
@@ -64,14 +65,34 @@ class TrainConfig:
     """Folder of the run, not there yet; by default a new one in `runs`."""
 
     def __post_init__(self) -> None:
-        positive = ("image_size", "epochs", "batch_size", "lr")
-        for name in positive:
-            if isinstance(getattr(self, name), (int, float)) and getattr(self, name) <= 0:
-                raise InputError(f"expected {name} above 0, got {getattr(self, name)}")
-        for name in ("label_smoothing", "drop_path"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"expected {name} from 0 to below 1, got {getattr(self, name)}")
+        for field in fields(self):
+            if field.name in _RANGES:
+                self._check(field.name)
+        if self.model not in MODELS:
+            raise InputError(f"expected model to be one of {', '.join(MODELS)}, got {self.model!r}")
 
+    def _check(self, name: str) -> None:
+        kind, low, high = _RANGES[name]
+        value = getattr(self, name)
+        is_kind = isinstance(value, (int, kind)) and not isinstance(value, bool)
+        if not is_kind or not low <= value <= high:
+            limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+            raise InputError(f"expected {name} to be {kind.__name__} {limits}, got {value!r}")
+
+
+_RANGES: dict[str, tuple[type, float, float]] = {
+    "image_size": (int, 32, math.inf),  # the last stage of a model has a 32nd of it
+    "epochs": (int, 1, math.inf),
+    "batch_size": (int, 2, math.inf),  # batch normalisation needs two
+    "lr": (float, 1e-12, 1e3),
+    "weight_decay": (float, 0, 1e3),
+    "warmup_epochs": (float, 0, math.inf),
+    "label_smoothing": (float, 0, 0.99),
+    "drop_path": (float, 0, 0.99),
+    "seed": (int, 0, 2**31 - 1),
+    "workers": (int, 0, 1024),
+}
+"""Type, least and greatest value of each number; NaN lies between none."""
 
 DIGITS = TrainConfig(
     data="digits",
@@ -93,11 +114,13 @@ def save(config: TrainConfig, path: Path) -> None:
 
 
 def load(path: Path) -> TrainConfig:
-    """Read a config that :func:`save` wrote; its folder is the one it lies in."""
+    """Read a config that :func:`save` wrote; its folder is the one it lies in.
+
+    Raises InputError if there is none, or one that was changed into something else.
+    """
     try:
-        fields = json.loads(path.read_text())
-        return replace(TrainConfig(**fields), out=path.parent)
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            f"expected the folder of a run, {path.parent} is none: no config.json to read ({error})"
-        ) from error
+        return replace(TrainConfig(**json.loads(path.read_text())), out=path.parent)
+    except OSError as error:
+        raise InputError(f"expected the folder of a run, but cannot read {error}") from error
+    except (ValueError, TypeError) as error:
+        raise InputError(f"expected the config of a run in {path}: {error}") from error

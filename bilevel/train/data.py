@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
@@ -19,7 +19,9 @@ from torchvision.transforms import v2
 from bilevel.errors import InputError
 from bilevel.train.config import TrainConfig
 
+DIGITS = "digits"
 HELD_OUT = 0.2
+HELD_OUT_FOLDERS = ("val", "test")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -34,6 +36,9 @@ class Batch(NamedTuple):
         return Batch(self.images.to(device), self.labels.to(device))
 
 
+SUMMARY = ("classes", "in_chans", "train_images", "test_images")
+
+
 class Data(NamedTuple):
     """A training and a test set of ``(image, label)``."""
 
@@ -42,13 +47,18 @@ class Data(NamedTuple):
     train: Dataset[tuple[Tensor, int]]
     test: Dataset[tuple[Tensor, int]]
 
+    def summary(self) -> dict[str, Any]:
+        """What is saved with a run, to know the data again by."""
+        sizes = (len(self.train), len(self.test))  # type: ignore[arg-type]
+        return dict(zip(SUMMARY, (list(self.classes), self.in_chans, *sizes), strict=True))
+
 
 def load(config: TrainConfig) -> Data:
     """The data a config names.
 
     Raises InputError if the path is no folder, or a folder without images in class folders.
     """
-    if config.data == "digits":
+    if config.data == DIGITS:
         return _digits(config.image_size)
     return _folder(Path(config.data), config.image_size)
 
@@ -77,11 +87,11 @@ def batches(
 
 def reader(config: TrainConfig) -> Any:
     """From the path of an image file to a model's input ``(C, H, W)``, as in testing."""
-    if config.data == "digits":
+    if config.data == DIGITS:
         see = _digit_view(config.image_size)
         return lambda path: see(np.array(_read(path, "L").resize((8, 8), Image.Resampling.BOX)))
     view = _test_view(config.image_size)
-    return lambda path: view(_read(path, "RGB"))
+    return lambda path: view(_read_rgb(path))
 
 
 class _Viewed(Dataset[tuple[Tensor, int]]):
@@ -125,38 +135,55 @@ def _folder(path: Path, size: int) -> Data:
     if not path.is_dir():
         raise InputError(f"expected 'digits' or a folder of images, found no folder at {path}")
     train_view, test_view = _train_view(size), _test_view(size)
-    if (path / "train").is_dir() and (path / "val").is_dir():
-        train = _image_folder(path / "train", train_view)
-        test = _image_folder(path / "val", test_view)
+    root = path / "train" if (path / "train").is_dir() else path
+    held_out = next((path / name for name in HELD_OUT_FOLDERS if (path / name).is_dir()), None)
+    if root != path and held_out is not None:
+        train = _image_folder(root, train_view)
+        test = _image_folder(held_out, test_view)
         if train.classes != test.classes:
             raise InputError(
-                f"expected the same classes in train and val of {path}, got {train.classes} "
+                f"expected the same classes in {root} and {held_out}, got {train.classes} "
                 f"and {test.classes}"
             )
         return Data(train.classes, 3, train, test)
-    train, test = _image_folder(path, train_view), _image_folder(path, test_view)
+    train, test = _image_folder(root, train_view), _image_folder(root, test_view)
     try:
         a, b = train_test_split(
             range(len(train)), test_size=HELD_OUT, stratify=train.targets, random_state=0
         )
     except ValueError as error:
-        raise InputError(f"too few images in {path} to hold some out: {error}") from error
+        raise InputError(f"too few images in {root} to hold some out: {error}") from error
     return Data(train.classes, 3, Subset(train, a), Subset(test, b))
 
 
 def _image_folder(path: Path, view: v2.Compose) -> ImageFolder:
     try:
-        return ImageFolder(path, view, loader=lambda file: _read(file, "RGB"))
+        folder = ImageFolder(path, view, loader=_read_rgb)
     except FileNotFoundError as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"expected one folder of images per class in {path}: {reason}") from error
+    if len(folder.classes) < 2:
+        raise InputError(f"expected two classes or more in {path}, got {folder.classes}")
+    return folder
+
+
+def _read_rgb(path: str | Path) -> Image.Image:
+    return _read(path, "RGB")
 
 
 def _read(path: str | Path, mode: str) -> Image.Image:
+    """An image file, upright, in 8 bits per channel."""
     try:
         with Image.open(path) as image:
-            return image.convert(mode)
-    except (UnidentifiedImageError, OSError) as error:
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I;16"):
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            if upright.mode in ("I", "F"):
+                raise OSError(f"pixels of mode {upright.mode!r} have no range; save it in 8 bits")
+            if "transparency" in upright.info:
+                upright = upright.convert("RGBA")
+            return upright.convert(mode)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"cannot read the image {path}: {error}") from error
 
 

@@ -7,7 +7,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -20,9 +20,9 @@ from bilevel.train import config as configs
 from bilevel.train.config import MODELS, TrainConfig
 from bilevel.train.step import Metrics, State, evaluate, initial_state, step
 
-CONFIG, CLASSES, CHECKPOINT, TABLE = (
+CONFIG, DATA, CHECKPOINT, TABLE = (
     "config.json",
-    "classes.json",
+    "data.json",
     "checkpoint.safetensors",
     "metrics.csv",
 )
@@ -35,12 +35,14 @@ def train(config: TrainConfig, console: Console) -> float:
     source = data.load(config)
     torch.manual_seed(config.seed)
     model = build_model(config, len(source.classes), source.in_chans)
+    state = initial_state(model, config, _steps_per_epoch(source, config))
     folder = files.new_folder(config.out, Path(config.data).name)
+    console.print(f"training {config.model} on {config.data}, run folder {folder}")
+    if config.data != data.DIGITS:
+        config = replace(config, data=str(Path(config.data).resolve()))
     config = replace(config, out=folder)
     configs.save(config, folder / CONFIG)
-    (folder / CLASSES).write_text(json.dumps(list(source.classes)) + "\n")
-    console.print(f"training {config.model} on {config.data}, run folder {folder}")
-    state = initial_state(model, config, _steps_per_epoch(source, config))
+    (folder / DATA).write_text(json.dumps(source.summary(), indent=2) + "\n")
     return _epochs(config, source, state, [], console)
 
 
@@ -48,7 +50,7 @@ def resume(folder: Path, console: Console) -> float:
     """Go on with a run from its checkpoint, to the end of its epochs: the same numbers as if it
     had never stopped."""
     config = configs.load(folder / CONFIG)
-    source = data.load(config)
+    source = load_data(config)
     model = build_model(config, len(source.classes), source.in_chans)
     state = initial_state(model, config, _steps_per_epoch(source, config))
     state, epoch = checkpoint.restore(state, folder / CHECKPOINT, config.device)
@@ -77,17 +79,43 @@ class Run(NamedTuple):
     model: BiFormer
 
 
-def load_run(folder: Path) -> Run:
-    """Read a run's folder.
+def load_run(folder: Path, device: str | None = None) -> Run:
+    """Read a run's folder; ``device`` is where the model goes, None where it was trained.
 
-    Raises InputError if it is not the folder of a run, or has no checkpoint yet.
+    Raises InputError if it is not the folder of a run, or has no checkpoint yet, and WeightsError
+    if the checkpoint is of another model.
     """
     config = configs.load(folder / CONFIG)
-    classes = json.loads((folder / CLASSES).read_text())
-    model = build_model(config, len(classes), 1 if config.data == "digits" else 3)
+    config = replace(config, device=device or config.device)
+    summary = _summary(folder)
+    model = build_model(config, len(summary["classes"]), summary["in_chans"])
     tensors, _ = checkpoint.load(folder / CHECKPOINT, config.device)
-    model.load_state_dict(checkpoint.model_parameters(tensors))
-    return Run(config, classes, model.eval())
+    checkpoint.load_model(model, tensors, folder / CHECKPOINT)
+    return Run(config, summary["classes"], model.eval())
+
+
+def load_data(config: TrainConfig) -> data.Data:
+    """The data of a run.
+
+    Raises InputError if they are not what they were when it began: labels and the images that are
+    held out would be others.
+    """
+    assert config.out is not None
+    source, was = data.load(config), _summary(config.out)
+    if source.summary() != was:
+        raise InputError(
+            f"expected the data of the run {config.out}, {was}, in {config.data}, "
+            f"got {source.summary()}"
+        )
+    return source
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    try:
+        summary = json.loads((folder / DATA).read_text())
+        return {key: summary[key] for key in data.SUMMARY}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"expected the data of a run in {folder / DATA}: {error!r}") from error
 
 
 def _epochs(
@@ -100,8 +128,9 @@ def _epochs(
         for epoch in range(len(rows) + 1, config.epochs + 1):
             state, row = _epoch(config, source, state, epoch, progress)
             rows = [*rows, row]
-            checkpoint.save(folder / CHECKPOINT, state, epoch)
+            # In this order: of a table that is ahead of the checkpoint, the last row is redone.
             _write_table(rows, folder / TABLE)
+            checkpoint.save(folder / CHECKPOINT, state, epoch)
     pictures.curves(rows, folder / "curves.png")
     sheet = pictures.select(state.model, data.batches(source.test, config))
     pictures.predictions(sheet, source.classes, folder / "predictions.png")

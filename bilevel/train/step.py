@@ -12,6 +12,7 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from bilevel.models import BiFormer
 from bilevel.train.config import TrainConfig
 from bilevel.train.data import Batch
 
@@ -20,7 +21,7 @@ class State(NamedTuple):
     """All that a step needs. As torch has it, model and optimizer are updated in place; the rest
     is a value."""
 
-    model: nn.Module
+    model: BiFormer
     optimizer: torch.optim.Optimizer
     schedule: Callable[[int], float]
     """Learning rate of a step."""
@@ -51,7 +52,7 @@ class Metrics:
         return float(self.correct) / self.images
 
 
-def initial_state(model: nn.Module, config: TrainConfig, steps_per_epoch: int) -> State:
+def initial_state(model: BiFormer, config: TrainConfig, steps_per_epoch: int) -> State:
     """A state before the first step."""
     optimizer = torch.optim.AdamW(
         param_groups_weight_decay(model, config.weight_decay), lr=config.lr, eps=1e-8

@@ -1,5 +1,7 @@
 """The torch module as others use it, and its agreement with the layers over plain arrays."""
 
+import copy
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from bilevel import BackendRefused, ShapeError, WeightsError, models
 from bilevel.models import BiFormer, BiFormerConfig
 from bilevel.models.module import DropPath, RoutedAttention
+from bilevel.registry import load
 
 MICRO = BiFormerConfig(
     depths=(1, 1, 2, 1), embed_dims=(8, 16, 32, 64), head_dim=8, regions=3, num_classes=5
@@ -142,9 +145,40 @@ def test_a_map_smaller_than_the_regions_lowers_them():
     assert model(images(1, 3, 32, 32)).shape == (1, 5)
 
 
-def test_the_backend_is_passed_on():
+@pytest.mark.parametrize("padding", ["masked", "official"])
+@pytest.mark.parametrize("variant", ["legacy", "nchw"])
+def test_the_backend_is_passed_on_to_every_primitive(padding, variant):
+    used = set()
+
+    def spy(name):
+        return lambda *arguments: used.add(name) or getattr(torch_backend, name)(*arguments)
+
+    torch_backend = load("torch")
+    names = ("partition", "merge", "summarize", "route", "gather", "attend")
+    silent = replace(torch_backend, **{name: spy(name) for name in names})
+    config = replace(MICRO, padding=padding, variant=variant)
+    build(config, backend=silent)(images(1, 3, 40, 40))
+    assert used == set(names)
     with pytest.raises(BackendRefused, match="'numpy' takes only"):
-        build(MICRO, backend="numpy")(images(1, 3, 32, 32))
+        build(config, backend="numpy")(images(1, 3, 32, 32))
+
+
+def test_the_module_is_a_good_citizen_of_torch():
+    """Copies, saves, changes precision, and takes gradients per image."""
+    model, x = build(MICRO), images(2, 3, 32, 32)
+    expected = model(x)
+    assert torch.equal(copy.deepcopy(model)(x), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(x), expected)
+    assert torch.equal(model(x.contiguous(memory_format=torch.channels_last)), expected)
+    params = dict(model.named_parameters())
+
+    def loss(params, image):
+        return torch.func.functional_call(model, params, (image[None],)).square().sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0))(params, x)["head.weight"]
+    one = torch.func.grad(loss)(params, x[1])["head.weight"]
+    assert torch.allclose(each[1], one)
+    assert model.bfloat16()(x.bfloat16()).dtype == torch.bfloat16
 
 
 def test_an_empty_batch_gives_no_logits():
@@ -177,8 +211,14 @@ def test_apply_says_what_is_wrong_with_parameters_and_images():
         ({"depths": (1, 1)}, "one entry per stage"),
         ({"embed_dims": (8, 16, 32, 60)}, "multiples of 8, got 60"),
         ({"head_dim": 7}, "multiples of 7, got 8"),
+        ({"topk": (1, 0, 4, None)}, "topk of at least 1"),
+        ({"padding": "oficial"}, "expected padding to be one of .*got 'oficial'"),
+        ({"layout": "swin"}, "expected layout to be one of"),
+        ({"regions": (4, 2)}, r"expected regions to be an int of at least 1, got \(4, 2\)"),
+        ({"num_classes": -1}, "expected num_classes to be an int of at least 0"),
+        ({"drop_path": 1.5}, "expected drop_path from 0 to below 1"),
     ],
 )
 def test_a_config_that_cannot_be_built_is_an_error(fields, message):
-    with pytest.raises(ShapeError, match=message):
+    with pytest.raises(ValueError, match=message):
         replace(MICRO, **fields)

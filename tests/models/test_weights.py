@@ -85,6 +85,8 @@ def test_a_parameter_of_another_shape_is_named():
 
 
 def test_what_is_no_state_dict_is_an_error():
+    with pytest.raises(WeightsError, match=r"expected a mapping of names to arrays, got .*list"):
+        models.from_official([1, 2])
     with pytest.raises(WeightsError, match="something else at epoch"):
         models.from_official({"epoch": 3})
 
@@ -109,11 +111,11 @@ class Malicious:
 def test_load_official_runs_no_code_from_a_file(tmp_path, capsys):
     path = tmp_path / "evil.pth"
     torch.save({"model": Malicious()}, path)
-    with pytest.raises(InputError, match=r"expected a checkpoint of weights alone.*evil\.pth"):
+    with pytest.raises(InputError, match=r"expected a checkpoint of tensors and.*evil\.pth"):
         models.load_official(path)
     assert capsys.readouterr().out == ""
     path.write_bytes(pickle.dumps(Malicious(), protocol=2))
-    with pytest.raises(InputError, match="expected a checkpoint of weights alone"):
+    with pytest.raises(InputError, match="expected a checkpoint of tensors and"):
         models.load_official(path)
     assert capsys.readouterr().out == ""
 
@@ -124,7 +126,7 @@ def test_load_official_runs_no_code_from_a_file(tmp_path, capsys):
         ("nothing.pth", "found none at"),
         ("weights.bin", r"expected a checkpoint \.pth, \.pt or \.safetensors"),
         ("broken.safetensors", "expected a safetensors file"),
-        ("broken.pth", "expected a checkpoint of weights alone"),
+        ("broken.pth", "expected a checkpoint of tensors and .* alone, .*broken.pth is damaged"),
     ],
 )
 def test_load_official_says_what_is_wrong_with_a_file(tmp_path, name, message):

@@ -57,8 +57,11 @@ def test_backends_are_listed_with_their_install_command(capsys):
         (["train"], "Missing from bilevel train"),
         (["train", "digits", "--epoch", "3"], "Unrecognized options: --epoch"),
         (["train", "digits", "--epochs", "three"], "Error parsing --epochs: invalid literal"),
-        (["train", "digits", "--epochs", "0"], "expected epochs above 0, got 0"),
-        (["train", "digits", "--drop-path", "1"], "expected drop_path from 0 to below 1, got 1.0"),
+        (["train", "digits", "--epochs", "0"], "expected epochs to be int at least 1, got 0"),
+        (["train", "digits", "--lr", "nan"], "expected lr to be float from 1e-12 to 1000.0, got n"),
+        (["train", "digits", "--workers", "-1"], "expected workers to be int from 0 to 1024"),
+        (["train", "digits", "--batch-size", "1"], "expected batch_size to be int at least 2"),
+        (["train", "digits", "--drop-path", "1"], "expected drop_path to be float from 0 to 0.99"),
         (["train", "digits", "--model", "resnet"], "biformer_tiny"),
         (["train", "digits", "--device", "toaster"], "cannot put the model on device 'toaster'"),
         (["eval", "/no/such/run"], "expected the folder of a run"),
@@ -89,6 +92,16 @@ def test_an_unreadable_image_is_one_line_and_exit_code_2(trained, tmp_path, caps
         main(["predict", str(trained), str(tmp_path / "broken.png")])
     assert end.value.code == 2
     assert capsys.readouterr().err.startswith(f"bilevel: cannot read the image {tmp_path}")
+
+
+def test_defaults_go_by_the_data_alone(capsys):
+    for args, model in (
+        (["digits"], "biformer_micro"),
+        (["x", "--out", "digits"], "biformer_tiny"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["train", *args, "--help"])
+        assert f"default: {model}" in capsys.readouterr().out
 
 
 def test_help_is_printed_without_importing_torch():

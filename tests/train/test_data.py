@@ -17,7 +17,7 @@ CONFIG = TrainConfig(data="", image_size=32, batch_size=4, workers=0)
 
 
 def test_digits_hold_out_a_fifth_and_share_no_image():
-    source = data.load(replace(DIGITS, image_size=8))
+    source = data.load(replace(DIGITS, image_size=32))
     assert (len(source.train), len(source.test)) == (1437, 360)
     test = {image.numpy().tobytes() for image, _ in source.test}
     train = {source.train.view.transforms[0](i).numpy().tobytes() for i in source.train.images}
@@ -45,11 +45,17 @@ def test_a_folder_of_classes_is_split_by_class(stripes):
 def test_train_and_val_folders_are_taken_as_they_are(stripes, tmp_path):
     shutil.copytree(stripes, tmp_path / "train")
     shutil.copytree(stripes, tmp_path / "val")
+    alone = data.load(replace(CONFIG, data=str(tmp_path / "train")))
+    shutil.move(tmp_path / "val", tmp_path / "elsewhere")
+    without_val = data.load(replace(CONFIG, data=str(tmp_path)))
+    assert without_val.summary() == alone.summary()
+    shutil.move(tmp_path / "elsewhere", tmp_path / "val")
     (tmp_path / "val" / "down" / "0.png").unlink()
     source = data.load(replace(CONFIG, data=str(tmp_path)))
     assert (len(source.train), len(source.test)) == (20, 19)
     shutil.rmtree(tmp_path / "val" / "down")
-    with pytest.raises(InputError, match="expected the same classes in train and val"):
+    shutil.copytree(stripes / "across", tmp_path / "val" / "up")
+    with pytest.raises(InputError, match=r"expected the same classes in .*train and .*val"):
         data.load(replace(CONFIG, data=str(tmp_path)))
 
 
@@ -74,6 +80,25 @@ def test_every_test_image_is_seen_once_and_unchanged(stripes):
     assert torch.equal(view(path), source.test[0][0])
 
 
+def test_images_of_all_kinds_are_read_alike(tmp_path):
+    grey = np.linspace(0, 255, 32 * 32).reshape(32, 32).astype(np.uint8)
+    view = data.reader(CONFIG)
+    Image.fromarray(grey).save(tmp_path / "8.png")
+    expected = view(tmp_path / "8.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "16.png")
+    Image.fromarray(grey).convert("P").save(tmp_path / "palette.png")
+    Image.fromarray(grey).convert("RGBA").save(tmp_path / "alpha.png")
+    for name in ("16.png", "palette.png", "alpha.png"):
+        assert torch.equal(view(tmp_path / name), expected)
+    upright = Image.Exif()
+    upright[0x0112] = 8  # to be turned by a quarter
+    Image.fromarray(np.rot90(grey, -1)).save(tmp_path / "turned.png", exif=upright)
+    assert torch.equal(view(tmp_path / "turned.png"), expected)
+    Image.fromarray(grey.astype(np.float32)).save(tmp_path / "float.tiff")
+    with pytest.raises(InputError, match="pixels of mode 'F' have no range"):
+        view(tmp_path / "float.tiff")
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_unreadable_image_is_named_in_one_line(stripes, tmp_path, workers):
     shutil.copytree(stripes, tmp_path / "images")
@@ -93,6 +118,7 @@ def test_an_unreadable_image_is_named_in_one_line(stripes, tmp_path, workers):
         (None, "expected 'digits' or a folder of images, found no folder at"),
         ([], "expected one folder of images per class"),
         (["a"], "expected one folder of images per class"),
+        (["a/0.png"], "expected two classes or more in"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_an_error(tmp_path, make, message):
@@ -100,7 +126,9 @@ def test_a_folder_that_cannot_be_used_is_an_error(tmp_path, make, message):
     if make is not None:
         path.mkdir()
         for name in make:
-            (path / name).mkdir()
+            (path / name.partition("/")[0]).mkdir()
+            if "/" in name:
+                Image.new("RGB", (8, 8)).save(path / name)
     with pytest.raises(InputError, match=message):
         data.load(replace(CONFIG, data=str(path)))
 

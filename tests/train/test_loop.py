@@ -2,14 +2,16 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from safetensors.torch import save_file
 
-from bilevel import InputError
+from bilevel import BilevelError, InputError
 from bilevel.train import checkpoint, loop
 from bilevel.train.config import TrainConfig
 
@@ -49,7 +51,7 @@ def test_a_run_leaves_its_files_and_nothing_half_written(trained):
     out, accuracy = trained
     assert {path.name for path in out.iterdir()} == {
         "config.json",
-        "classes.json",
+        "data.json",
         "metrics.csv",
         "checkpoint.safetensors",
         "curves.png",
@@ -99,8 +101,8 @@ def test_a_run_can_be_read_back(trained):
     assert classes == ["across", "down"]
     assert config.out == out
     assert not model.training
-    kept = checkpoint.model_parameters(tensors(out))
-    assert all(torch.equal(value, kept[key]) for key, value in model.state_dict().items())
+    kept = tensors(out)
+    assert all(torch.equal(v, kept[f"model.{key}"]) for key, v in model.state_dict().items())
 
 
 def test_a_checkpoint_that_fails_to_be_written_leaves_the_old_one(trained, stripes, monkeypatch):
@@ -128,6 +130,76 @@ def test_runs_are_never_overwritten(trained, stripes, tmp_path, monkeypatch):
     for number in (1, 2):
         run(stripes, None, epochs=1)
         assert (tmp_path / "runs" / f"{stripes.name}-{number}" / loop.CHECKPOINT).is_file()
+
+
+def test_a_stop_between_table_and_checkpoint_loses_nothing(trained, stripes, tmp_path, monkeypatch):
+    out, accuracy = trained
+    save = checkpoint.save
+
+    def stop_after_two(path, state, epoch):
+        if epoch == 3:
+            raise KeyboardInterrupt
+        save(path, state, epoch)
+
+    monkeypatch.setattr(checkpoint, "save", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        run(stripes, tmp_path / "stopped")
+    monkeypatch.undo()
+    assert len((tmp_path / "stopped" / "metrics.csv").read_text().splitlines()) == 4
+    assert loop.resume(tmp_path / "stopped", QUIET) == accuracy
+    assert same(out, tmp_path / "stopped")
+
+
+def test_data_that_changed_are_noticed(stripes, tmp_path):
+    images, out = tmp_path / "images", tmp_path / "run"
+    shutil.copytree(stripes, images)
+    run(images, out, epochs=1)
+    (images / "down").rename(images / "up")
+    for use in (lambda: loop.resume(out, QUIET), lambda: loop.load_data(loop.load_run(out).config)):
+        with pytest.raises(InputError, match=r"expected the data of the run .*'down'.*got .*'up'"):
+            use()
+
+
+def change(name, old, new):
+    def damage(folder):
+        path = folder / name
+        path.write_text(path.read_text().replace(old, new))
+
+    return damage
+
+
+DAMAGES = {
+    "no data": (lambda folder: (folder / "data.json").unlink(), "expected the data of a run in"),
+    "half data": (lambda folder: (folder / "data.json").write_text("{"), "expected the data of"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), "cannot read .*config.json"),
+    "model": (change("config.json", "biformer_micro", "resnet"), "expected model to be one of"),
+    "other model": (change("config.json", "biformer_micro", "biformer_tiny"), "parameters of the "),
+    "type": (change("config.json", '"image_size": 32', '"image_size": "32"'), "image_size to be i"),
+    "field": (change("config.json", '"epochs"', '"epoch"'), "expected the config of a run in"),
+    "classes": (change("data.json", '"down"', '"down", "up"'), "parameters of the model of"),
+    "no checkpoint": (
+        lambda f: (f / "checkpoint.safetensors").unlink(),
+        "expected a checkpoint at",
+    ),
+    "half checkpoint": (
+        lambda f: (f / "checkpoint.safetensors").write_bytes(b"x" * 99),
+        "expected a checkpoint at",
+    ),
+    "other tensors": (
+        lambda f: save_file({"a": torch.zeros(1)}, f / "checkpoint.safetensors"),
+        "expected a checkpoint of a run at .*, got other tensors",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_run_is_one_clear_error(trained, tmp_path, damage):
+    folder = tmp_path / "run"
+    shutil.copytree(trained[0], folder)
+    do, message = DAMAGES[damage]
+    do(folder)
+    with pytest.raises(BilevelError, match=message):
+        loop.load_run(folder)
 
 
 def test_what_is_no_run_is_an_error(tmp_path):

@@ -87,3 +87,12 @@ def test_autocast_does_not_lower_the_precision_of_torch(torch: ModuleType) -> No
         out, cast = bilevel.bra(q, k, v, regions=4, return_routes=True)
     assert torch.equal(out, expected)
     assert torch.equal(cast.score, routes.score)
+
+
+def test_masked_nan_spoils_no_gradient(torch: ModuleType) -> None:
+    q, k, v = torch.ones(3, 1, 1, 2, 1, 4).unbind()
+    k, v = (torch.cat([x, x * torch.nan], 2) for x in (k, v))
+    mask = torch.tensor([[[True, True, False, False]]])
+    leaves = [x.requires_grad_() for x in (q, k, v)]
+    out = bilevel.attend(*leaves, mask=mask).out
+    assert all(g.isfinite().all() for g in torch.autograd.grad(out.sum(), leaves))
