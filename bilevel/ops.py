@@ -97,7 +97,7 @@ def bra_vjp(
 
     Returns
     -------
-    (Array, callable)
+    tuple
         The output, and a function from the gradient of the output, of its shape and dtype, to
         the gradients of q, k and v. No gradient flows through the routing.
 
