@@ -36,13 +36,20 @@ def specs() -> Mapping[str, BackendSpec]:
     Raises
     ------
     BilevelError
-        If two installed distributions offer a backend of one name.
+        If two installed distributions offer a backend of one name, or an entry point of one does
+        not load.
     """
     from importlib import metadata  # here, for it takes as long as the rest of bilevel together
 
     found: dict[str, BackendSpec] = {}
     for entry in sorted(metadata.entry_points(group=GROUP), key=lambda e: (e.name, e.value)):
-        spec = entry.load()
+        try:
+            spec = entry.load()
+        except Exception as error:
+            raise BilevelError(
+                f"the entry point {entry.name} = {entry.value} of {GROUP} does not load "
+                f"({error!r}); mend or uninstall the package that has it"
+            ) from error
         if spec.name in found:
             raise BilevelError(
                 f"expected one backend named {spec.name!r}, got two: {found[spec.name].load} and "

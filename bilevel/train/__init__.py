@@ -1,1 +1,1 @@
-"""Training: a pure-looking step, and a loop around it that does files and progress."""
+"""Training: a step from one state to the next, and a loop around it with files and progress."""
