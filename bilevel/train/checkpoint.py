@@ -18,18 +18,18 @@ from bilevel.train.step import State
 MODEL, OPTIMIZER = "model.", "optimizer."
 
 
-def save(path: Path, state: State, epoch: int) -> None:
-    """Write model and optimizer, and how many epochs are done; the old file stays until then."""
+def save(path: Path, state: State) -> None:
+    """Write model, optimizer and step; the old file stays until all is written."""
     tensors = {MODEL + name: tensor for name, tensor in state.model.state_dict().items()}
     for index, moments in state.optimizer.state_dict()["state"].items():
         tensors |= {f"{OPTIMIZER}{index}.{name}": tensor for name, tensor in moments.items()}
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with replacing(path) as partial:
-        save_file(contiguous, partial, {"epoch": str(epoch), "step": str(state.step)})
+        save_file(contiguous, partial, {"step": str(state.step)})
 
 
-def load(path: Path, device: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors of a checkpoint, and its epoch and step.
+def load(path: Path, device: str) -> tuple[dict[str, Tensor], int]:
+    """All tensors of a checkpoint, and its step.
 
     Raises InputError if the file is missing or is no safetensors file.
     """
@@ -39,9 +39,9 @@ def load(path: Path, device: str) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError) as error:
         raise InputError(f"expected a checkpoint at {path}: {error}") from error
-    if not {"epoch", "step"} <= metadata.keys():
+    if "step" not in metadata:
         raise InputError(f"expected a checkpoint of a run at {path}, got other tensors")
-    return tensors, metadata
+    return tensors, int(metadata["step"])
 
 
 def load_model(model: BiFormer, tensors: dict[str, Tensor], path: Path) -> None:
@@ -54,9 +54,9 @@ def load_model(model: BiFormer, tensors: dict[str, Tensor], path: Path) -> None:
     model.load_state_dict(params)
 
 
-def restore(state: State, path: Path, device: str) -> tuple[State, int]:
-    """The state as it was saved, and the number of epochs done."""
-    tensors, metadata = load(path, device)
+def restore(state: State, path: Path, device: str) -> State:
+    """The state as it was saved."""
+    tensors, step = load(path, device)
     load_model(state.model, tensors, path)
     moments: dict[int, dict[str, Any]] = {}
     for key, tensor in tensors.items():
@@ -65,4 +65,4 @@ def restore(state: State, path: Path, device: str) -> tuple[State, int]:
             moments.setdefault(int(index), {})[name] = tensor
     groups = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    return state._replace(step=int(metadata["step"])), int(metadata["epoch"])
+    return state._replace(step=step)

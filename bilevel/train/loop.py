@@ -52,8 +52,10 @@ def resume(folder: Path, console: Console) -> float:
     config = configs.load(folder / CONFIG)
     source = load_data(config)
     model = build_model(config, len(source.classes), source.in_chans)
-    state = initial_state(model, config, _steps_per_epoch(source, config))
-    state, epoch = checkpoint.restore(state, folder / CHECKPOINT, config.device)
+    steps = _steps_per_epoch(source, config)
+    state = initial_state(model, config, steps)
+    state = checkpoint.restore(state, folder / CHECKPOINT, config.device)
+    epoch = state.step // steps
     rows = _read_table(folder / TABLE)[:epoch]
     console.print(f"going on after epoch {epoch} of {config.epochs}, run folder {folder}")
     return _epochs(config, source, state, rows, console)
@@ -130,7 +132,7 @@ def _epochs(
             rows = [*rows, row]
             # In this order: of a table that is ahead of the checkpoint, the last row is redone.
             _write_table(rows, folder / TABLE)
-            checkpoint.save(folder / CHECKPOINT, state, epoch)
+            checkpoint.save(folder / CHECKPOINT, state)
     pictures.curves(rows, folder / "curves.png")
     sheet = pictures.select(state.model, data.batches(source.test, config))
     pictures.predictions(sheet, source.classes, folder / "predictions.png")
