@@ -13,7 +13,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run a command. What the user can mend is one line and exit code 2, never a traceback."""
     args = sys.argv[1:] if args is None else list(args)
     # Threads that wait give up their core early: else, where another program keeps a core busy,
-    # they wait for each other by turns and training is a hundred times slower.
+    # they wait for each other by turns, and training is many times slower.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
         try:

@@ -1,4 +1,4 @@
-"""The shape of a BiFormer, as a value; the published models; every parameter's name and shape."""
+"""The shape of a BiFormer, as a value; the published models."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class DropPath(nn.Module):
             return x
         keep = 1.0 - self.rate
         kept = x.new_empty(x.shape[0], *(1,) * (x.ndim - 1)).bernoulli_(keep)
-        return x * kept.div_(keep) if keep else x * kept
+        return x * kept.div_(keep)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3f}"

@@ -135,7 +135,9 @@ def _folder(path: Path, size: int) -> Data:
     if not path.is_dir():
         raise InputError(f"expected 'digits' or a folder of images, found no folder at {path}")
     train_view, test_view = _train_view(size), _test_view(size)
-    root = path / "train" if (path / "train").is_dir() else path
+    # A folder of images called train is a class of its own, among other vehicles say.
+    nested = any(entry.is_dir() for entry in path.glob("train/*"))
+    root = path / "train" if nested else path
     held_out = next((path / name for name in HELD_OUT_FOLDERS if (path / name).is_dir()), None)
     if root != path and held_out is not None:
         train = _image_folder(root, train_view)

@@ -56,7 +56,7 @@ def resume(folder: Path, console: Console) -> float:
     state = initial_state(model, config, steps)
     state = checkpoint.restore(state, folder / CHECKPOINT, config.device)
     epoch = state.step // steps
-    rows = _read_table(folder / TABLE)[:epoch]
+    rows = _read_table(folder / TABLE, epoch)
     console.print(f"going on after epoch {epoch} of {config.epochs}, run folder {folder}")
     return _epochs(config, source, state, rows, console)
 
@@ -210,6 +210,13 @@ def _write_table(rows: list[Row], path: Path) -> None:
         table.writerows(rows)
 
 
-def _read_table(path: Path) -> list[Row]:
-    with path.open(newline="") as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+def _read_table(path: Path, epochs: int) -> list[Row]:
+    """The rows of the first epochs."""
+    try:
+        with path.open(newline="") as file:
+            rows = [{name: float(row[name]) for name in COLUMNS} for row in csv.DictReader(file)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"expected the table of a run in {path}: {error!r}") from error
+    if len(rows) < epochs:
+        raise InputError(f"expected the rows of {epochs} epochs in {path}, got {len(rows)}")
+    return rows[:epochs]

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from bilevel import InputError
 from bilevel.train import data
-from bilevel.train.config import DIGITS, TrainConfig
+from bilevel.train.config import DIGITS, MODELS, ModelName, TrainConfig
 
 CONFIG = TrainConfig(data="", image_size=32, batch_size=4, workers=0)
 
@@ -110,6 +111,16 @@ def test_an_unreadable_image_is_named_in_one_line(stripes, tmp_path, workers):
         list(data.batches(source.train, config, shuffle_seed=0))
     assert str(error.value).startswith("cannot read the image")
     assert "\n" not in str(error.value)
+
+
+def test_a_class_called_train_is_a_class(stripes, tmp_path):
+    shutil.copytree(stripes / "across", tmp_path / "train")
+    shutil.copytree(stripes / "down", tmp_path / "bus")
+    assert data.load(replace(CONFIG, data=str(tmp_path))).classes == ["bus", "train"]
+
+
+def test_the_command_line_offers_every_model():
+    assert set(get_args(ModelName)) == set(MODELS)
 
 
 @pytest.mark.parametrize(

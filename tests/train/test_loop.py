@@ -197,6 +197,24 @@ def test_a_damaged_run_is_one_clear_error(trained, tmp_path, damage):
         loop.load_run(folder)
 
 
+@pytest.mark.parametrize("rows", [None, 0, 2])
+def test_a_table_without_the_epochs_of_the_checkpoint_is_an_error(trained, tmp_path, rows):
+    folder = tmp_path / "run"
+    shutil.copytree(trained[0], folder)
+    table = folder / "metrics.csv"
+    lines = table.read_text().splitlines(keepends=True)
+    table.unlink() if rows is None else table.write_text("".join(lines[: rows + 1]))
+    with pytest.raises(InputError, match=r"expected the (table|rows) of .*metrics\.csv"):
+        loop.resume(folder, QUIET)
+
+
+def test_a_folder_that_cannot_be_created_is_an_error(stripes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(InputError, match="cannot create the folder of the run"):
+        run(stripes, None)
+
+
 def test_what_is_no_run_is_an_error(tmp_path):
     with pytest.raises(InputError, match="expected the folder of a run"):
         loop.load_run(tmp_path)
