@@ -4,14 +4,13 @@ what came, and what to do."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import isfinite, prod
 from numbers import Real
 from operator import index as as_index
 
 from bilevel.errors import ArrayError, ShapeError
 from bilevel.grid import Grid
-from bilevel.protocol import Array, Problem
+from bilevel.protocol import Array, Backend, Problem
 from bilevel.registry import describe
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -43,7 +42,7 @@ def float_problem(**arrays: Array) -> Problem:
 
 def index_problem(index: Array) -> Problem:
     """The problem that an array of region indices poses: backends judge float dtypes alone."""
-    return replace(describe(index), dtype="float32")
+    return describe(index)._replace(dtype="float32")
 
 
 def check_spatial(x: Array, grid: Grid, name: str = "x") -> None:
@@ -68,7 +67,12 @@ def check_topk(topk: int, num_regions: int) -> None:
 
 
 def check_index(
-    name: str, index: Array, like: Array, shape: tuple[int | None, int | None], num_regions: int
+    name: str,
+    index: Array,
+    like: Array,
+    shape: tuple[int | None, int | None],
+    num_regions: int,
+    backend: Backend,
 ) -> None:
     """``index`` holds regions in 0 to ``num_regions - 1``, in an array like ``like``, of shape
     ``(N, R, k)``, where ``shape`` gives N and R (None: any)."""
@@ -87,14 +91,12 @@ def check_index(
         raise ShapeError(
             f"expected 1 to {num_regions} key regions in each row of {name}, got {sizes[2]}"
         )
-    # Reading values from an accelerator would make the host wait for it.
-    if of.device == "cpu" and prod(sizes):
-        low, high = int(index.min()), int(index.max())
-        if low < 0 or high >= num_regions:
-            raise ShapeError(
-                f"expected {name} to hold regions from 0 to {num_regions - 1}, "
-                f"got values from {low} to {high}"
-            )
+    extent = backend.extent(index) if prod(sizes) else None
+    if extent is not None and not 0 <= extent[0] <= extent[1] < num_regions:
+        raise ShapeError(
+            f"expected {name} to hold regions from 0 to {num_regions - 1}, "
+            f"got values from {extent[0]} to {extent[1]}"
+        )
 
 
 def check_like(name: str, x: Array, like: Array) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from math import prod
 from operator import index as as_index
 from typing import NamedTuple
@@ -86,7 +85,7 @@ class Grid:
         """The axes, each with its tokens, its regions and the size of its largest region."""
         return tuple(map(Axis, self.spatial, self.regions, self.region_shape))
 
-    @cached_property
+    @property
     def region_shape(self) -> tuple[int, ...]:
         """Tokens of the largest region on each axis."""
         return tuple(-(-n // s) for n, s in zip(self.spatial, self.regions, strict=True))

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bilevel import checks
-from bilevel.errors import BackendRefused, ShapeError
+from bilevel import checks, compose
+from bilevel.errors import ShapeError
+from bilevel.exchange import resolve
 from bilevel.grid import Grid
 from bilevel.protocol import Array, Attended, Backend, Pullback, Routes
-from bilevel.registry import resolve
 
 
 def bra(
@@ -75,7 +75,7 @@ def bra(
         If the backend asked for does not import, or does not take these arrays.
     """
     call = _prepare(q, k, v, topk, regions, scale, routes, kv_regions, backend)
-    out = _attend_routed(q, k, v, call)
+    out = compose.bra(call.backend, q, k, v, call.routes.index, *call[2:])
     return (out, call.routes) if return_routes else out
 
 
@@ -117,13 +117,7 @@ def bra_vjp(
     (1, 8, 8, 2, 4)
     """
     call = _prepare(q, k, v, topk, regions, scale, routes, kv_regions, backend)
-    chosen, found, *how = call
-    if chosen.bra_vjp is not None:
-        out, pullback = chosen.bra_vjp(q, k, v, found.index, *how)
-    elif chosen.vjp is not None:
-        out, pullback = chosen.vjp(lambda q, k, v: _attend_routed(q, k, v, call), q, k, v)
-    else:
-        raise BackendRefused(f"backend {chosen.name!r} computes no gradients")
+    out, pullback = compose.bra_vjp(call.backend, q, k, v, call.routes.index, *call[2:])
 
     def checked(d_out: Array) -> tuple[Array, Array, Array]:
         checks.check_like("the gradient of the output", d_out, out)
@@ -158,26 +152,12 @@ def _prepare(
     scale = checks.scale_or_default(scale, q.shape[-1])
     if routes is None:
         checks.check_topk(topk, k_grid.num_regions)
-        found = chosen.route(chosen.summarize(q, q_grid), chosen.summarize(k, k_grid), topk)
+        found = compose.bra_routes(chosen, q, k, q_grid, k_grid, topk)
     else:
         rows = (q.shape[0], q_grid.num_regions)
-        checks.check_index("routes", routes, q, rows, k_grid.num_regions)
+        checks.check_index("routes", routes, q, rows, k_grid.num_regions, chosen)
         found = Routes(routes, None)
     return _Call(chosen, found, q_grid, k_grid, scale)
-
-
-def _attend_routed(q: Array, k: Array, v: Array, call: _Call) -> Array:
-    """BRA as the composition of the primitives."""
-    backend, (index, _), q_grid, k_grid, scale = call
-    mask = None if k_grid.uniform else backend.key_mask(index, k_grid)
-    attended = backend.attend(
-        backend.partition(q, q_grid),
-        backend.gather(backend.partition(k, k_grid), index),
-        backend.gather(backend.partition(v, k_grid), index),
-        mask,
-        scale,
-    )
-    return backend.merge(attended.out, q_grid)
 
 
 def partition(x: Array, grid: Grid, *, backend: str | Backend | None = None) -> Array:
@@ -247,7 +227,7 @@ def gather(x: Array, index: Array, *, backend: str | Backend | None = None) -> A
     chosen = resolve(checks.float_problem(x=x), backend)
     if len(x.shape) != 5:
         raise ShapeError(f"expected x of shape (N, Rk, T, M, D), got {tuple(x.shape)}")
-    checks.check_index("index", index, x, (x.shape[0], None), x.shape[1])
+    checks.check_index("index", index, x, (x.shape[0], None), x.shape[1], chosen)
     return chosen.gather(x, index)
 
 
@@ -260,7 +240,7 @@ def key_mask(index: Array, grid: Grid, *, backend: str | Backend | None = None) 
     Raises ShapeError if ``index`` does not have that shape or holds a region that is not there.
     """
     chosen = resolve(checks.index_problem(index), backend)
-    checks.check_index("index", index, index, (None, None), grid.num_regions)
+    checks.check_index("index", index, index, (None, None), grid.num_regions, chosen)
     return chosen.key_mask(index, grid)
 
 

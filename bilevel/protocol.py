@@ -37,8 +37,7 @@ class Attended(NamedTuple):
     """Natural logarithm of the softmax's denominator, float32 or float64 ``(N, R, T, M)``."""
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """What a call asks of a backend; ``Backend.refuses`` judges it."""
 
     library: str
@@ -49,7 +48,20 @@ class Problem:
     """``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``."""
 
 
-@dataclass(frozen=True)
+class Exchange(NamedTuple):
+    """How a library shares arrays with others on one device, by DLPack: without a copy."""
+
+    take: Callable[[Array], Array]
+    """From an array of another library to one of this."""
+    give: Callable[[Array], Array]
+    """From an array of this library to one that others may read, for torch without its graph."""
+    custom_vjp: Callable[..., Array] | None = None
+    """``(function, vjp, *arrays)`` to ``function(*arrays)``, with the derivative that ``vjp``
+    has, which takes the arrays to the same value and its pullback; as ``jax.custom_vjp``. None
+    where the library has no derivatives of its own."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Backend:
     """The primitives of Bi-Level Routing Attention for one array library.
 
@@ -58,6 +70,8 @@ class Backend:
     """
 
     name: str
+    library: str
+    """The library of its arrays by its top-level module."""
     refuses: Callable[[Problem], str | None]
     """None if the backend takes the problem, else the reason, to follow "it takes only"."""
     partition: Callable[..., Array]
@@ -74,12 +88,25 @@ class Backend:
     """``(index, grid)``"""
     attend: Callable[..., Attended]
     """``(q, k, v, mask, scale)``"""
+    bra_routes: Callable[..., Routes] | None = None
+    """``(q, k, q_grid, k_grid, topk)``: ``summarize`` and ``route`` in one; None composes them."""
+    bra: Callable[..., Array] | None = None
+    """``(q, k, v, index, q_grid, k_grid, scale)``: all that follows the routing in one; None
+    composes the primitives."""
     vjp: Callable[..., tuple[Array, Callable[..., tuple[Array, ...]]]] | None = None
     """``(function, *arrays)`` to the function's value and its pullback, as ``jax.vjp``: the
     library's own derivatives; None where it has none."""
     bra_vjp: Callable[..., tuple[Array, Pullback]] | None = None
-    """``(q, k, v, index, q_grid, k_grid, scale)`` to the output and its pullback, written by hand
-    where ``vjp`` is None. Without either, the backend computes no gradients."""
+    """Takes what ``bra`` takes, to the output and its pullback, written by hand where ``vjp`` is
+    None. Without either, the backend computes no gradients."""
+    extent: Callable[[Array], tuple[int, int] | None] = lambda index: None
+    """The lowest and the highest of an array of integers, not empty; None where to read them
+    would make the host wait for a device, or where a tracer has no values."""
+    exchange: Exchange | None = None
+    """How it works on arrays of other libraries, and they on its own; None: not at all."""
+
+    def __repr__(self) -> str:
+        return f"<Backend {self.name!r} for {self.library}>"
 
 
 @dataclass(frozen=True)

@@ -59,15 +59,23 @@ def specs() -> Mapping[str, BackendSpec]:
     return found
 
 
-@cache
+_LOADED: dict[str, Backend] = {}
+
+
 def load(name: str) -> Backend:
-    """Import the backend called ``name``.
+    """The backend called ``name``, imported at its first use.
 
     Raises
     ------
     BackendUnavailable
         If there is none of this name, or if it does not import; with the install command.
     """
+    if name not in _LOADED:
+        _LOADED[name] = _imported(name)
+    return _LOADED[name]
+
+
+def _imported(name: str) -> Backend:
     if name not in specs():
         raise BackendUnavailable(
             f"expected backend to be one of {', '.join(specs()) or '(none installed)'}, "
@@ -92,17 +100,15 @@ def describe(x: Array) -> Problem:
     ArrayError
         If ``x`` is not an array of a library that an installed backend works on.
     """
-    libraries = {spec.library for spec in specs().values()}
-    for cls in type(x).__mro__:
-        library = cls.__module__.partition(".")[0]
-        if library in libraries and hasattr(x, "dtype"):
-            device = str(getattr(x, "device", "cpu")).partition(":")[0]
-            return Problem(library, device, str(x.dtype).rpartition(".")[-1])
-    raise ArrayError(
-        f"expected an array of one of the libraries {', '.join(sorted(libraries))}, "
-        f"got {type(x).__module__}.{type(x).__qualname__}; "
-        "bilevel.backends() lists what is installed"
-    )
+    library = _library_of(type(x)) if hasattr(x, "dtype") else None
+    if library is None:
+        raise ArrayError(
+            f"expected an array of one of the libraries {', '.join(_libraries())}, "
+            f"got {type(x).__module__}.{type(x).__qualname__}; "
+            "bilevel.backends() lists what is installed"
+        )
+    device = str(getattr(x, "device", "cpu")).partition(":")[0]
+    return Problem(library, device, str(x.dtype).rpartition(".")[-1])
 
 
 def resolve(problem: Problem, backend: str | Backend | None = None) -> Backend:
@@ -117,16 +123,38 @@ def resolve(problem: Problem, backend: str | Backend | None = None) -> Backend:
     """
     if isinstance(backend, Backend):
         return _accepting(backend, problem)
-    if backend is not None:
-        return _accepting(load(backend), problem)
+    return _LOADED[_choose(problem.library, problem.device, problem.dtype, backend)]
+
+
+def _choose(library: str, device: str, dtype: str, asked: str | None) -> str:
+    """The name of the backend for a problem, which is loaded then."""
+    problem = Problem(library, device, dtype)
+    if asked is not None:
+        _accepting(load(asked), problem)
+        return asked
     refusals = []
-    for spec in _candidates(problem.library):
-        candidate = load(spec.name)
-        reason = candidate.refuses(problem)
+    for spec in _candidates(library):
+        reason = load(spec.name).refuses(problem)
         if reason is None:
-            return candidate
-        refusals.append(_refusal(candidate, problem, reason))
+            return spec.name
+        refusals.append(_refusal(spec.name, problem, reason))
     raise BackendRefused("; ".join(refusals))
+
+
+def _library_of(kind: type) -> str | None:
+    """The library that an array of this type belongs to, among those of installed backends."""
+    modules = (base.__module__.partition(".")[0] for base in kind.__mro__)
+    return next((module for module in modules if module in _libraries()), None)
+
+
+def _libraries() -> list[str]:
+    return sorted({spec.library for spec in specs().values()})
+
+
+# torch.compile does not trace these: it calls them once, and takes what they return, a name, for a
+# constant. It is what torch.compiler.assume_constant_result does, but torch is not imported here.
+_choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_library_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache
@@ -136,15 +164,32 @@ def _candidates(library: str) -> list[BackendSpec]:
 
 
 def _accepting(backend: Backend, problem: Problem) -> Backend:
-    reason = backend.refuses(problem)
-    if reason is not None:
-        raise BackendRefused(_refusal(backend, problem, reason))
-    return backend
+    """``backend``, if it takes the problem, as it is or once the arrays are its library's."""
+    seen = problem if backend.exchange is None else problem._replace(library=backend.library)
+    reason = backend.refuses(seen)
+    if reason is None:
+        return backend
+    elsewhere = (
+        move
+        for (library, device), move in _MOVES.items()
+        if library == problem.library and backend.refuses(seen._replace(device=device)) is None
+    )
+    move = next((f"; move them: {move}" for move in elsewhere), "")
+    raise BackendRefused(_refusal(backend.name, problem, reason) + move)
 
 
-def _refusal(backend: Backend, problem: Problem, reason: str) -> str:
+_MOVES = {
+    ("torch", "cpu"): "x.cpu()",
+    ("torch", "cuda"): "x.cuda()",
+    ("numpy", "cuda"): "cupy.asarray(x)",
+    ("cupy", "cpu"): "cupy.asnumpy(x)",
+}
+"""The calls that move an array of a library to a kind of device, for the message of an error."""
+
+
+def _refusal(name: str, problem: Problem, reason: str) -> str:
     return (
-        f"backend {backend.name!r} takes only {reason}, got {problem.dtype} "
+        f"backend {name!r} takes only {reason}, got {problem.dtype} "
         f"{problem.library} arrays on {problem.device}"
     )
 

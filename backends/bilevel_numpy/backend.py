@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from bilevel.protocol import Backend, Problem
+import numpy as np
+
+from bilevel.protocol import Backend, Exchange, Problem
 from bilevel_numpy import primitives
 from bilevel_numpy.pullbacks import bra_vjp
 
@@ -14,8 +16,13 @@ def refuses(problem: Problem) -> str | None:
     return None if takes else f"{', '.join(DTYPES)} numpy arrays on cpu"
 
 
+def extent(index: primitives.Array) -> tuple[int, int]:
+    return int(index.min()), int(index.max())
+
+
 BACKEND = Backend(
     name="numpy",
+    library="numpy",
     refuses=refuses,
     partition=primitives.partition,
     merge=primitives.merge,
@@ -25,4 +32,6 @@ BACKEND = Backend(
     key_mask=primitives.key_mask,
     attend=primitives.attend,
     bra_vjp=bra_vjp,
+    extent=extent,
+    exchange=Exchange(take=np.from_dlpack, give=np.asarray),
 )

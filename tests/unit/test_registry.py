@@ -32,8 +32,9 @@ def spec(name: str, **more: object) -> BackendSpec:
 
 
 def forget() -> None:
-    for cached in (registry.specs, registry.load, registry._candidates):
-        cached.cache_clear()
+    registry.specs.cache_clear()
+    registry._candidates.cache_clear()
+    registry._LOADED.clear()
 
 
 @pytest.fixture

@@ -1,0 +1,96 @@
+"""Backends of one library at work on the arrays of another, by DLPack: on one device, no copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bilevel import compose, registry
+from bilevel.errors import BackendRefused
+from bilevel.protocol import Array, Backend, Exchange, Problem, Pullback, Routes
+
+
+def resolve(problem: Problem, backend: str | Backend | None = None) -> Backend:
+    """The backend for a problem, as :func:`bilevel.registry.resolve`; one of another library comes
+    as a backend for the library of the arrays."""
+    chosen = registry.resolve(problem, backend)
+    if chosen.library == problem.library:
+        return chosen
+    home = registry.resolve(problem)
+    if chosen.exchange is None or home.exchange is None:
+        lacks = chosen if chosen.exchange is None else home
+        raise BackendRefused(
+            f"backend {lacks.name!r} exchanges no arrays with other libraries; convert "
+            f"the {problem.library} arrays to {chosen.library} first"
+        )
+    return adapted(chosen, chosen.exchange, home.exchange)
+
+
+def adapted(foreign: Backend, theirs: Exchange, ours: Exchange) -> Backend:
+    """``foreign`` as a backend for arrays of our library: every result comes back there.
+
+    Gradients of our library flow through ``bra``, by the pullback of ``foreign``; the primitives
+    refuse arrays that need them.
+    """
+
+    def inward(*arguments: Any) -> list[Any]:
+        return [theirs.take(ours.give(x)) if _is_array(x) else x for x in arguments]
+
+    def outward(result: Any) -> Any:
+        if isinstance(result, tuple):
+            parts = [outward(x) for x in result]
+            return type(result)(*parts) if hasattr(result, "_fields") else tuple(parts)
+        return ours.take(theirs.give(result)) if _is_array(result) else result
+
+    def constant(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *arguments: outward(function(*inward(*arguments)))
+
+    def primitive(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *arguments: _differentiable(ours, constant(function), _no_vjp, *arguments)
+
+    def _no_vjp(*_: Any) -> Any:
+        raise BackendRefused(
+            f"backend {foreign.name!r} passes gradients on to another library through bra alone; "
+            "detach the arrays, or let a backend of their own library compute the primitives"
+        )
+
+    def routes(*arguments: Any) -> Routes:
+        return outward(compose.bra_routes(foreign, *inward(*arguments)))
+
+    def vjp(*arguments: Any) -> tuple[Array, Pullback]:
+        out, pullback = compose.bra_vjp(foreign, *inward(*arguments))
+        return outward(out), lambda d_out: outward(tuple(pullback(*inward(d_out))))
+
+    def bra(*arguments: Any) -> Array:
+        forward = constant(lambda *moved: compose.bra(foreign, *moved))
+        return _differentiable(ours, forward, vjp, *arguments)
+
+    return Backend(
+        name=foreign.name,
+        library=foreign.library,
+        refuses=foreign.refuses,
+        partition=primitive(foreign.partition),
+        merge=primitive(foreign.merge),
+        summarize=primitive(foreign.summarize),
+        route=constant(foreign.route),
+        gather=primitive(foreign.gather),
+        key_mask=constant(foreign.key_mask),
+        attend=primitive(foreign.attend),
+        bra_routes=routes,
+        bra=bra,
+        bra_vjp=vjp,
+        extent=lambda index: foreign.extent(*inward(index)),
+    )
+
+
+def _differentiable(
+    ours: Exchange, function: Callable[..., Any], vjp: Callable[..., Any], *arguments: Any
+) -> Any:
+    """``function``, with the derivative that ``vjp`` has, where our library has derivatives."""
+    if ours.custom_vjp is None:
+        return function(*arguments)
+    return ours.custom_vjp(function, vjp, *arguments)
+
+
+def _is_array(x: Any) -> bool:
+    return hasattr(x, "__dlpack__")
