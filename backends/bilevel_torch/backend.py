@@ -1,19 +1,15 @@
-"""The primitives in eager PyTorch; gradients are autograd's.
-
-Letters: N images, M heads, D channels per head, R regions, T tokens of the largest region,
-k routed regions, L = k * T.
-"""
+"""The backend as a value: which problems it takes, and its functions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
-from bilevel.grid import Axis, Grid
-from bilevel.protocol import Attended, Backend, Problem, Routes
+from bilevel.protocol import Backend, Exchange, Problem
+from bilevel_torch import primitives
+from bilevel_torch.autograd import custom_vjp, vjp
+from bilevel_torch.operator import bra, bra_routes
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -23,143 +19,29 @@ def refuses(problem: Problem) -> str | None:
     return None if takes else f"{', '.join(DTYPES)} torch tensors"
 
 
-def axis_tokens(axis: Axis, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The token behind each place of each padded region, ``(regions, size)``, and which are real.
-
-    Computed on the device, so that nothing is copied to it; a place without a token repeats the
-    axis's last one.
-    """
-    bounds = torch.arange(axis.regions + 1, device=device) * axis.tokens // axis.regions
-    token = bounds[:-1, None] + torch.arange(axis.size, device=device)
-    return token.clamp(max=axis.tokens - 1), token < bounds[1:, None]
-
-
-def axis_places(axis: Axis, device: torch.device) -> Tensor:
-    """The inverse: the place of each token of the axis among its ``regions * size`` places."""
-    token = torch.arange(axis.tokens, device=device)
-    region = ((token + 1) * axis.regions - 1) // axis.tokens
-    return region * axis.size + token - region * axis.tokens // axis.regions
-
-
-def real_tokens(grid: Grid, device: torch.device) -> Tensor:
-    """Which places of the padded regions hold a token, bool ``(R, T)``."""
-    real = torch.ones(1, 1, dtype=torch.bool, device=device)
-    for axis in grid.axes:
-        _, of_axis = axis_tokens(axis, device)
-        outer = real[:, None, :, None] & of_axis[None, :, None, :]
-        real = outer.flatten(2, 3).flatten(0, 1)
-    return real
-
-
-def split_regions(x: Tensor, grid: Grid) -> Tensor:
-    """``(N, *spatial, M, D)`` to ``(N, *regions, *region_shape, M, D)``: a view if uniform."""
-    if not grid.uniform:
-        for i, axis in enumerate(grid.axes, start=1):
-            x = x.index_select(i, axis_tokens(axis, x.device)[0].flatten())
-    split = [length for axis in grid.axes for length in (axis.regions, axis.size)]
-    order = (*range(1, 2 * grid.ndim, 2), *range(2, 2 * grid.ndim + 1, 2))
-    return x.reshape(x.shape[0], *split, *x.shape[-2:]).permute(0, *order, -2, -1)
-
-
-def partition(x: Tensor, grid: Grid) -> Tensor:
-    r, t = grid.num_regions, grid.region_tokens
-    x = split_regions(x, grid).reshape(x.shape[0], r, t, *x.shape[-2:])
-    if not grid.uniform:
-        x = x.masked_fill(~real_tokens(grid, x.device)[:, :, None, None], 0)
-    return x
-
-
-def merge(x: Tensor, grid: Grid) -> Tensor:
-    n, m, d = x.shape[0], *x.shape[-2:]
-    order = [axis for i in range(1, grid.ndim + 1) for axis in (i, i + grid.ndim)]
-    x = x.reshape(n, *grid.regions, *grid.region_shape, m, d).permute(0, *order, -2, -1)
-    x = x.reshape(n, *(axis.regions * axis.size for axis in grid.axes), m, d)
-    if not grid.uniform:
-        for i, axis in enumerate(grid.axes, start=1):
-            x = x.index_select(i, axis_places(axis, x.device))
-    return x
-
-
-def summarize(x: Tensor, grid: Grid) -> Tensor:
-    dtype = accumulator(x)
-    if grid.uniform:
-        over = tuple(range(1 + grid.ndim, 1 + 2 * grid.ndim))
-        mean = split_regions(x, grid).mean(over, dtype=dtype)
-    else:
-        tokens = real_tokens(grid, x.device).sum(1, dtype=dtype)
-        mean = partition(x, grid).sum(2, dtype=dtype) / tokens[:, None, None]
-    return mean.reshape(x.shape[0], grid.num_regions, x.shape[-2] * x.shape[-1])
-
-
-@torch.no_grad()
-def route(q_mean: Tensor, k_mean: Tensor, topk: int) -> Routes:
-    dtype = accumulator(q_mean)
-    with full_precision(q_mean):
-        score = q_mean.to(dtype) @ k_mean.to(dtype).transpose(1, 2)
-    score = score.masked_fill(score.isnan(), -torch.inf)
-    # topk promises no order among equal scores; a stable sort does.
-    ranked, index = score.sort(dim=-1, descending=True, stable=True)
-    return Routes(index[..., :topk], ranked[..., :topk])
-
-
-def gather(x: Tensor, index: Tensor) -> Tensor:
-    n, regions, t, m, d = x.shape
-    # Whole regions as rows of one table: far cheaper than torch.gather, backward most of all.
-    first = torch.arange(n, device=x.device)[:, None, None] * regions
-    rows = x.reshape(n * regions, t * m * d).index_select(0, (index + first).flatten())
-    return rows.view(n, index.shape[1], index.shape[2] * t, m, d)
-
-
-def key_mask(index: Tensor, grid: Grid) -> Tensor:
-    return real_tokens(grid, index.device)[index.long()].flatten(2)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Attended:
-    dtype = accumulator(q)
-    # (N, R, T, M, D) -> (N, R, M, T, D)
-    queries, keys, values = (x.to(dtype).transpose(2, 3) for x in (q, k, v))
-    if mask is not None:
-        # NaN times a weight or a gradient of zero would still be NaN.
-        keys, values = (x.masked_fill(~mask[:, :, None, :, None], 0) for x in (keys, values))
-    with full_precision(q):
-        scores = queries @ keys.transpose(-1, -2) * scale
-        if mask is not None:
-            scores = scores.masked_fill(~mask[:, :, None, None, :], -torch.inf)
-        lse = scores.logsumexp(-1)
-        out = scores.softmax(-1) @ values
-    return Attended(out.transpose(2, 3).to(q.dtype), lse.transpose(2, 3))
-
-
-def vjp(
-    function: Callable[..., Tensor], *tensors: Tensor
-) -> tuple[Tensor, Callable[..., tuple[Tensor, ...]]]:
-    """torch's own, without its option for auxiliary output."""
-    out, pullback = torch.func.vjp(function, *tensors)  # type: ignore[misc] # no third: no has_aux
-    return out, pullback
-
-
-def full_precision(x: Tensor) -> AbstractContextManager[object]:
-    """Products stay in the dtype of their factors, also where the caller uses autocast."""
-    kind = x.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        return torch.autocast(kind, enabled=False)
-    return nullcontext()
-
-
-def accumulator(x: Tensor) -> torch.dtype:
-    """Means, scores, softmax and sums are float32, or float64 for float64."""
-    return torch.promote_types(x.dtype, torch.float32)
+def extent(index: Tensor) -> tuple[int, int] | None:
+    if index.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    try:
+        return int(index.long().min()), int(index.long().max())
+    except RuntimeError:
+        return None  # under vmap, or of a fake tensor
 
 
 BACKEND = Backend(
     name="torch",
+    library="torch",
     refuses=refuses,
-    partition=partition,
-    merge=merge,
-    summarize=summarize,
-    route=route,
-    gather=gather,
-    key_mask=key_mask,
-    attend=attend,
+    partition=primitives.partition,
+    merge=primitives.merge,
+    summarize=primitives.summarize,
+    route=primitives.route,
+    gather=primitives.gather,
+    key_mask=primitives.key_mask,
+    attend=primitives.attend,
+    bra_routes=bra_routes,
+    bra=bra,
     vjp=vjp,
+    extent=extent,
+    exchange=Exchange(from_dlpack, Tensor.detach, custom_vjp),
 )

@@ -1,0 +1,78 @@
+"""torch's derivatives in the conventions of jax: from autograd to pullbacks, and back again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def vjp(
+    function: Callable[..., Tensor], *tensors: Tensor
+) -> tuple[Tensor, Callable[..., tuple[Tensor, ...]]]:
+    """torch's own, without its option for auxiliary output."""
+    out, pullback = torch.func.vjp(function, *tensors)  # type: ignore[misc] # no third: no has_aux
+    return out, pullback
+
+
+def custom_vjp(function: Callable[..., Any], vjp: Callable[..., Any], *arguments: Any) -> Any:
+    """``function``, with the derivative that ``vjp`` has where torch records one."""
+    if not needs_gradient(*arguments):
+        return function(*arguments)
+    out, _ = _CustomVjp.apply(vjp, *arguments)
+    return out
+
+
+class _CustomVjp(torch.autograd.Function):
+    """The second output is the pullback, which has no derivative."""
+
+    @staticmethod
+    def forward(vjp: Callable[..., Any], *arguments: Any) -> Any:
+        return vjp(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.pullback = output[1]
+        ctx.others = len(inputs) - 4  # neither vjp nor q, k, v
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor, _: None) -> tuple[Tensor | None, ...]:
+        return (None, *ctx.pullback(d_out), *(None,) * ctx.others)
+
+
+def recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """``function(*tensors)``, computed again in the backward pass, which keeps nothing of it but
+    its arguments, the last of which has no gradient."""
+    if not needs_gradient(*tensors):
+        return function(*tensors)
+    return _Recomputed.apply(function, *tensors)
+
+
+class _Recomputed(torch.autograd.Function):
+    """torch.utils.checkpoint, but one that torch.func transforms too."""
+
+    @staticmethod
+    def forward(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        return function(*tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.function, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        *tensors, last = ctx.saved_tensors
+        _, pullback = vjp(lambda *x: ctx.function(*x, last), *tensors)
+        return (None, *pullback(d_out), None)
+
+
+def needs_gradient(*arguments: Any) -> bool:
+    """Whether autograd records what is done with these."""
+    return torch.is_grad_enabled() and any(
+        isinstance(x, Tensor) and x.requires_grad for x in arguments
+    )

@@ -1,0 +1,145 @@
+"""Three ways to compute BRA under given routes; :mod:`bilevel.cost` tells which is fastest where.
+
+Letters: N images, M heads, D channels per head, R regions, T tokens of the largest region,
+k routed regions, L = k * T.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from bilevel.grid import Grid
+from bilevel_torch.primitives import (
+    accumulator,
+    axis_regions,
+    merge,
+    real_tokens,
+    split_regions,
+    summarize,
+    take_regions,
+)
+
+
+def rows(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    index: Tensor,
+    q_grid: Grid,
+    k_grid: Grid,
+    scale: float,
+    *,
+    flash: bool,
+    part: slice = slice(None),
+) -> Tensor:
+    """Copy the routed regions of each query region, then attend: with ``flash`` in one kernel that
+    keeps no scores, else by matrix products. Only the query regions of ``part``, whose routes
+    ``index`` holds: out is ``(N, M, R, T, Dv)``."""
+    dtype = q.dtype
+    q, k, v = (x.to(accumulator(x)) for x in (q, k, v))
+    queries = heads_first(q, q_grid)[:, :, part]
+    n, m, r, t, d = queries.shape
+    length = index.shape[-1] * k_grid.region_tokens
+    index = index[:, None].expand(-1, m, -1, -1)
+    keys, values = (
+        take_regions(heads_first(x, k_grid).flatten(3), index).view(n * m * r, length, x.shape[-1])
+        for x in (k, v)
+    )
+    bias = None
+    if not k_grid.uniform:
+        real = real_tokens(k_grid, q.device)[index].reshape(n * m * r, 1, length)
+        bias = torch.zeros_like(real, dtype=queries.dtype).masked_fill(~real, -torch.inf)
+    queries = queries.reshape(n * m * r, t, d)
+    attended = flash_attention if flash else matmul_attention
+    return attended(queries, keys, values, bias, scale).view(n, m, r, t, v.shape[-1]).to(dtype)
+
+
+def flash_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """``(B, T, D)`` attend to ``(B, L, D)`` and ``(B, L, Dv)``, with ``bias`` ``(B, 1, L)``."""
+    bias = None if bias is None else bias[:, None]
+    return F.scaled_dot_product_attention(
+        q[:, None], k[:, None], v[:, None], attn_mask=bias, scale=scale
+    )[:, 0]
+
+
+def matmul_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """``(B, T, D)`` attend to ``(B, L, D)`` and ``(B, L, Dv)``, with ``bias`` ``(B, 1, L)``."""
+    beta = 0 if bias is None else 1
+    bias = q.new_zeros(1) if bias is None else bias
+    scores = torch.baddbmm(bias, q, k.transpose(1, 2), beta=beta, alpha=scale)
+    return scores.softmax(-1) @ v
+
+
+def dense(
+    q: Tensor, k: Tensor, v: Tensor, index: Tensor, q_grid: Grid, k_grid: Grid, scale: float
+) -> Tensor:
+    """Attend to every token, with a bias of minus infinity where a region is not routed to."""
+    dtype = q.dtype
+    q, k, v = (x.to(accumulator(x)) for x in (q, k, v))
+    if known_finite(k, v):
+        return biased(q, k, v, index, q_grid, k_grid, scale).to(dtype)
+    # A weight of zero times NaN is NaN: what is not finite must reach the outputs routed to alone.
+    clean_k, clean_v = (torch.where(torch.isfinite(x), x, 0) for x in (k, v))
+    out = biased(q, clean_k, clean_v, index, q_grid, k_grid, scale)
+    spoiled = torch.where(torch.isfinite(k), 0, torch.nan).sum(-1, keepdim=True) + v - clean_v
+    of_region = summarize(spoiled.detach(), k_grid)
+    reached = take_regions(of_region, index).view(*index.shape, -1).sum(2)
+    shape = (q.shape[0], *q_grid.spatial, *out.shape[-2:])
+    return (out + reached.index_select(1, token_regions(q_grid, q.device)).view(shape)).to(dtype)
+
+
+def biased(
+    q: Tensor, k: Tensor, v: Tensor, index: Tensor, q_grid: Grid, k_grid: Grid, scale: float
+) -> Tensor:
+    """:func:`dense` for finite keys and values."""
+    n, m = q.shape[0], q.shape[-2]
+    routed = q.new_full((n, q_grid.num_regions, k_grid.num_regions), -torch.inf)
+    routed = routed.scatter(-1, index.long(), 0.0)
+    bias = routed.index_select(1, token_regions(q_grid, q.device))
+    bias = bias.index_select(2, token_regions(k_grid, q.device))
+    queries, keys, values = (
+        x.reshape(n, prod(x.shape[1:-2]), m, x.shape[-1]).transpose(1, 2) for x in (q, k, v)
+    )
+    out = F.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=bias[:, None], scale=scale
+    )
+    return out.transpose(1, 2).reshape(*q.shape[:-1], v.shape[-1])
+
+
+def known_finite(*tensors: Tensor) -> bool:
+    """Whether all values are finite; False where they cannot be read, in a trace or under vmap."""
+    if torch.compiler.is_compiling():
+        return False
+    with torch.no_grad():
+        total = torch.stack([x.sum() for x in tensors]).sum()
+        try:
+            return bool(torch.isfinite(total))
+        except RuntimeError:
+            return False
+
+
+def heads_first(x: Tensor, grid: Grid) -> Tensor:
+    """``(N, *spatial, M, D)`` to ``(N, M, R, T, D)``, zeros where a region has no token."""
+    n, m, d = x.shape[0], *x.shape[-2:]
+    x = split_regions(x, grid).movedim(-2, 1)
+    x = x.reshape(n, m, grid.num_regions, grid.region_tokens, d)
+    if not grid.uniform:
+        x = x.masked_fill(~real_tokens(grid, x.device)[:, :, None], 0)
+    return x
+
+
+def merge_heads_first(x: Tensor, grid: Grid) -> Tensor:
+    """The inverse of :func:`heads_first`."""
+    return merge(x.permute(0, 2, 3, 1, 4), grid)
+
+
+def token_regions(grid: Grid, device: torch.device) -> Tensor:
+    """The region of each token, both counted in row-major order."""
+    region = torch.zeros(1, dtype=torch.int64, device=device)
+    for axis in grid.axes:
+        region = (region[:, None] * axis.regions + axis_regions(axis, device)).flatten()
+    return region

@@ -1,0 +1,133 @@
+"""The operator: the fastest formulation for the shape, in parts where it would take much memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel.cost import Cost, formulations, sizes
+from bilevel.grid import Grid
+from bilevel.protocol import Routes
+from bilevel_torch.autograd import needs_gradient, recomputed
+from bilevel_torch.formulations import dense, merge_heads_first, rows
+from bilevel_torch.primitives import full_precision, route, summarize
+
+BOUND, PART = 256 * 2**20, 64 * 2**20
+"""Bytes: a call whose memory would pass ``BOUND`` and twice that of q, k and v is computed in
+parts that take about ``PART``. The parts' results and gradients make it three times at most."""
+
+BACKWARD = 3
+"""With the backward pass, a call takes about as many times the memory of the forward pass."""
+
+
+@torch.no_grad()
+def bra_routes(q: Tensor, k: Tensor, q_grid: Grid, k_grid: Grid, topk: int) -> Routes:
+    return route(summarize(q, q_grid), summarize(k, k_grid), topk)
+
+
+def bra(
+    q: Tensor, k: Tensor, v: Tensor, index: Tensor, q_grid: Grid, k_grid: Grid, scale: float
+) -> Tensor:
+    name, cost = fastest(q, v, index, q_grid, k_grid)
+    how = (index, q_grid, k_grid, scale)
+    with full_precision(q):
+        if torch.compiler.is_compiling() or fits(q, k, v, cost):
+            return FORMULATIONS[name](q, k, v, *how)
+        return in_parts(name, cost.peak_bytes / PART, q, k, v, *how)
+
+
+def in_parts(
+    name: str,
+    parts_per_image: float,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    index: Tensor,
+    q_grid: Grid,
+    k_grid: Grid,
+    scale: float,
+) -> Tensor:
+    """Some images at a time, or, where one takes several parts, some regions of one at a time."""
+    how: dict[str, Any] = {"q_grid": q_grid, "k_grid": k_grid, "scale": scale}
+    images = max(1, int(1 / parts_per_image))
+    if parts_per_image > 1 and name in ROWS:
+        regions = max(1, int(q_grid.num_regions / parts_per_image))
+        attend = partial(by_regions, ROWS[name], regions, **how)
+    else:
+        attend = partial(recomputed, partial(FORMULATIONS[name], **how))
+    parts = zip(*(torch.split(x, images) for x in (q, k, v, index)), strict=True)
+    return torch.cat([attend(*part) for part in parts])
+
+
+def by_regions(
+    rows: Callable[..., Tensor],
+    step: int,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    index: Tensor,
+    *,
+    q_grid: Grid,
+    **how: Any,
+) -> Tensor:
+    """``step`` query regions at a time."""
+    parts = []
+    for start in range(0, q_grid.num_regions, step):
+        part = slice(start, start + step)
+        attend = partial(rows, part=part, q_grid=q_grid, **how)
+        parts.append(recomputed(attend, q, k, v, index[:, part]))
+    return merge_heads_first(torch.cat(parts, dim=2), q_grid)
+
+
+def fastest(q: Tensor, v: Tensor, index: Tensor, q_grid: Grid, k_grid: Grid) -> tuple[str, Cost]:
+    """The formulation that takes least time for one image, by the rule in :mod:`bilevel.cost`.
+
+    Off the CPU, matrix products: the rule is fitted there, and flash kernels elsewhere take their
+    own liberties with precision.
+    """
+    heads, head_dim = q.shape[-2:]
+    size = sizes(q_grid, k_grid, index.shape[-1], heads, head_dim, v.shape[-1])
+    dtype = str(q.dtype).removeprefix("torch.")
+    costs = formulations(size, dtype)
+    if q.device.type != "cpu":
+        return "matmul", costs["matmul"]
+    # SDPA on the CPU has no kernel for values of another size: it would keep the scores.
+    names = costs if q.shape[-1] == v.shape[-1] else ("matmul",)
+    name = min(names, key=lambda name: costs[name].nanoseconds)
+    return name, costs[name]
+
+
+def fits(q: Tensor, k: Tensor, v: Tensor, cost: Cost) -> bool:
+    """Whether all images at once stay within the bound."""
+    inputs = sum(x.numel() * x.element_size() for x in (q, k, v))
+    passes = BACKWARD if needs_gradient(q, k, v) else 1
+    return q.shape[0] * cost.peak_bytes * passes <= BOUND + 2 * inputs
+
+
+def all_regions(
+    rows: Callable[..., Tensor],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    index: Tensor,
+    q_grid: Grid,
+    k_grid: Grid,
+    scale: float,
+) -> Tensor:
+    """All query regions at once."""
+    return merge_heads_first(rows(q, k, v, index, q_grid, k_grid, scale), q_grid)
+
+
+ROWS: dict[str, Callable[..., Tensor]] = {
+    "flash": partial(rows, flash=True),
+    "matmul": partial(rows, flash=False),
+}
+FORMULATIONS: dict[str, Callable[..., Tensor]] = {
+    "flash": partial(all_regions, ROWS["flash"]),
+    "matmul": partial(all_regions, ROWS["matmul"]),
+    "dense": dense,
+}
