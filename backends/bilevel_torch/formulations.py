@@ -34,28 +34,31 @@ def rows(
     scale: float,
     *,
     flash: bool,
-    part: slice = slice(None),
 ) -> Tensor:
     """Copy the routed regions of each query region, then attend: with ``flash`` in one kernel that
-    keeps no scores, else by matrix products. Only the query regions of ``part``, whose routes
-    ``index`` holds: out is ``(N, M, R, T, Dv)``."""
-    dtype = q.dtype
-    q, k, v = (x.to(accumulator(x)) for x in (q, k, v))
-    queries = heads_first(q, q_grid)[:, :, part]
-    n, m, r, t, d = queries.shape
+    keeps no scores, else by matrix products."""
+    tables = heads_first(q, q_grid), heads_first(k, k_grid), heads_first(v, k_grid)
+    out = attend_rows(*tables, index, k_grid, scale, flash=flash)
+    return merge_heads_first(out.to(q.dtype), q_grid)
+
+
+def attend_rows(
+    q: Tensor, k: Tensor, v: Tensor, index: Tensor, k_grid: Grid, scale: float, *, flash: bool
+) -> Tensor:
+    """:func:`rows` of regions, all or some of the queries': ``(N, M, R, T, D)`` to like shape."""
+    n, m, r, t, d = q.shape
     length = index.shape[-1] * k_grid.region_tokens
     index = index[:, None].expand(-1, m, -1, -1)
     keys, values = (
-        take_regions(heads_first(x, k_grid).flatten(3), index).view(n * m * r, length, x.shape[-1])
-        for x in (k, v)
+        take_regions(x.flatten(3), index).view(n * m * r, length, x.shape[-1]) for x in (k, v)
     )
     bias = None
     if not k_grid.uniform:
         real = real_tokens(k_grid, q.device)[index].reshape(n * m * r, 1, length)
-        bias = torch.zeros_like(real, dtype=queries.dtype).masked_fill(~real, -torch.inf)
-    queries = queries.reshape(n * m * r, t, d)
+        bias = torch.zeros_like(real, dtype=q.dtype).masked_fill(~real, -torch.inf)
     attended = flash_attention if flash else matmul_attention
-    return attended(queries, keys, values, bias, scale).view(n, m, r, t, v.shape[-1]).to(dtype)
+    out = attended(q.reshape(n * m * r, t, d), keys, values, bias, scale)
+    return out.view(n, m, r, t, v.shape[-1])
 
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
@@ -123,8 +126,10 @@ def known_finite(*tensors: Tensor) -> bool:
 
 
 def heads_first(x: Tensor, grid: Grid) -> Tensor:
-    """``(N, *spatial, M, D)`` to ``(N, M, R, T, D)``, zeros where a region has no token."""
+    """``(N, *spatial, M, D)`` to ``(N, M, R, T, D)``, in float32 or float64; zeros where a region
+    has no token."""
     n, m, d = x.shape[0], *x.shape[-2:]
+    x = x.to(accumulator(x))
     x = split_regions(x, grid).movedim(-2, 1)
     x = x.reshape(n, m, grid.num_regions, grid.region_tokens, d)
     if not grid.uniform:

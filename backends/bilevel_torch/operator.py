@@ -13,10 +13,10 @@ from bilevel.cost import Cost, formulations, sizes
 from bilevel.grid import Grid
 from bilevel.protocol import Routes
 from bilevel_torch.autograd import needs_gradient, recomputed
-from bilevel_torch.formulations import dense, merge_heads_first, rows
+from bilevel_torch.formulations import attend_rows, dense, heads_first, merge_heads_first, rows
 from bilevel_torch.primitives import full_precision, route, summarize
 
-BOUND, PART = 256 * 2**20, 64 * 2**20
+BOUND, PART = 256 * 2**20, 32 * 2**20
 """Bytes: a call whose memory would pass ``BOUND`` and twice that of q, k and v is computed in
 parts that take about ``PART``. The parts' results and gradients make it three times at most."""
 
@@ -54,9 +54,9 @@ def in_parts(
     """Some images at a time, or, where one takes several parts, some regions of one at a time."""
     how: dict[str, Any] = {"q_grid": q_grid, "k_grid": k_grid, "scale": scale}
     images = max(1, int(1 / parts_per_image))
-    if parts_per_image > 1 and name in ROWS:
+    if parts_per_image > 1 and name != "dense":
         regions = max(1, int(q_grid.num_regions / parts_per_image))
-        attend = partial(by_regions, ROWS[name], regions, **how)
+        attend = partial(by_regions, regions, flash=name == "flash", **how)
     else:
         attend = partial(recomputed, partial(FORMULATIONS[name], **how))
     parts = zip(*(torch.split(x, images) for x in (q, k, v, index)), strict=True)
@@ -64,23 +64,24 @@ def in_parts(
 
 
 def by_regions(
-    rows: Callable[..., Tensor],
-    step: int,
+    regions: int,
     q: Tensor,
     k: Tensor,
     v: Tensor,
     index: Tensor,
-    *,
     q_grid: Grid,
-    **how: Any,
+    k_grid: Grid,
+    scale: float,
+    *,
+    flash: bool,
 ) -> Tensor:
-    """``step`` query regions at a time."""
-    parts = []
-    for start in range(0, q_grid.num_regions, step):
-        part = slice(start, start + step)
-        attend = partial(rows, part=part, q_grid=q_grid, **how)
-        parts.append(recomputed(attend, q, k, v, index[:, part]))
-    return merge_heads_first(torch.cat(parts, dim=2), q_grid)
+    """:func:`rows`, so many query regions at a time."""
+    attend = partial(recomputed, partial(attend_rows, k_grid=k_grid, scale=scale, flash=flash))
+    keys, values = heads_first(k, k_grid), heads_first(v, k_grid)
+    queries = torch.split(heads_first(q, q_grid), regions, dim=2)
+    indices = torch.split(index, regions, dim=1)
+    parts = [attend(q, keys, values, i) for q, i in zip(queries, indices, strict=True)]
+    return merge_heads_first(torch.cat(parts, dim=2).to(q.dtype), q_grid)
 
 
 def fastest(q: Tensor, v: Tensor, index: Tensor, q_grid: Grid, k_grid: Grid) -> tuple[str, Cost]:
@@ -108,26 +109,8 @@ def fits(q: Tensor, k: Tensor, v: Tensor, cost: Cost) -> bool:
     return q.shape[0] * cost.peak_bytes * passes <= BOUND + 2 * inputs
 
 
-def all_regions(
-    rows: Callable[..., Tensor],
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    index: Tensor,
-    q_grid: Grid,
-    k_grid: Grid,
-    scale: float,
-) -> Tensor:
-    """All query regions at once."""
-    return merge_heads_first(rows(q, k, v, index, q_grid, k_grid, scale), q_grid)
-
-
-ROWS: dict[str, Callable[..., Tensor]] = {
+FORMULATIONS: dict[str, Callable[..., Tensor]] = {
     "flash": partial(rows, flash=True),
     "matmul": partial(rows, flash=False),
-}
-FORMULATIONS: dict[str, Callable[..., Tensor]] = {
-    "flash": partial(all_regions, ROWS["flash"]),
-    "matmul": partial(all_regions, ROWS["matmul"]),
     "dense": dense,
 }
