@@ -54,7 +54,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> ModuleType:
-    """``bilevel.models`` without an import of its own, and without its cost before it is used."""
-    if name == "models":
-        return import_module("bilevel.models")
+    """``bilevel.models`` and ``bilevel.nn`` without an import of their own, and without its cost
+    before they are used."""
+    if name in ("models", "nn"):
+        return import_module(f"bilevel.{name}")
     raise AttributeError(f"module 'bilevel' has no attribute {name!r}")

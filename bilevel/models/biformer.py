@@ -9,10 +9,10 @@ that lower it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from math import prod
 from typing import Any
 
-from bilevel.grid import Grid, fit_regions
+from bilevel.attention import routed_attention, routed_attention_legacy_padded, split_heads
+from bilevel.grid import Grid
 from bilevel.ops import attend, bra, route, summarize
 from bilevel.protocol import Array
 
@@ -88,23 +88,6 @@ def full_attention(p: Any, x: Array) -> Array:
     return p.proj(out.reshape(x.shape) + p.lce(local))
 
 
-def routed_attention(p: Any, x: Array) -> Array:
-    """Bi-Level Routing Attention with local context enhancement (section 3.2, equation 8)."""
-    regions = fit_regions(x.shape[1:3], p.regions)
-    q, k, v = split_heads(p.qkv(x), p.num_heads)
-    out = bra(
-        q, k, v, topk=min(p.topk, prod(regions)), regions=regions, scale=p.scale, backend=p.backend
-    )
-    return p.proj(out.reshape(x.shape) + p.lce(v.reshape(x.shape)))
-
-
-def routed_attention_legacy_padded(p: Any, x: Array) -> Array:
-    """The official legacy code: zeros are added to the input, up to a multiple of the regions."""
-    h, w = x.shape[1:3]
-    padded = p.pad(x, tuple(-(-n // p.regions) * p.regions for n in (h, w)))
-    return routed_attention(p, padded)[:, :h, :w]
-
-
 def routed_attention_nchw_padded(p: Any, x: Array) -> Array:
     """The official nchw code: zeros are added to q, k and v, which region means leave out.
 
@@ -112,7 +95,7 @@ def routed_attention_nchw_padded(p: Any, x: Array) -> Array:
     """
     h, w = x.shape[1:3]
     qkv = p.qkv(x)
-    sizes = tuple(max(1, n // p.regions) for n in (h, w))
+    sizes = tuple(max(1, n // s) for n, s in zip((h, w), p.regions, strict=True))
     regions = tuple(-(-n // size) for n, size in zip((h, w), sizes, strict=True))
     grid = Grid(tuple(r * size for r, size in zip(regions, sizes, strict=True)), regions)
     q, k, v = split_heads(p.pad(qkv, grid.spatial), p.num_heads)
@@ -127,13 +110,6 @@ def routed_attention_nchw_padded(p: Any, x: Array) -> Array:
         :, :h, :w
     ]
     return p.proj(out.reshape(x.shape) + p.lce(qkv[..., -x.shape[-1] :]))
-
-
-def split_heads(qkv: Array, num_heads: int) -> tuple[Array, Array, Array]:
-    """``(N, H, W, 3 * C)`` to queries, keys and values ``(N, H, W, M, D)``, as views."""
-    *tokens, channels = qkv.shape
-    heads = qkv.reshape(*tokens, 3, num_heads, channels // (3 * num_heads))
-    return heads[..., 0, :, :], heads[..., 1, :, :], heads[..., 2, :, :]
 
 
 ROUTED_ATTENTION = {

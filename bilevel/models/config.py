@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
+from bilevel.attention import Padding
 from bilevel.errors import InputError, ShapeError
 
 Layout: TypeAlias = Literal["biformer", "stl"]
-Padding: TypeAlias = Literal["masked", "official"]
 Variant: TypeAlias = Literal["legacy", "nchw"]
 
 FULL_ATTENTION_HEADS = 8

@@ -135,7 +135,7 @@ def _attention(config: BiFormerConfig, stage: int, arrays: dict[str, Any], backe
         biformer.ROUTED_ATTENTION[config.padding, config.variant],
         num_heads=dim // config.head_dim,
         topk=topk,
-        regions=config.regions,
+        regions=(config.regions, config.regions),
         scale=dim**-0.5,
         pad=pad,
         **layers,

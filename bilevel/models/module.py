@@ -6,21 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bilevel.errors import ShapeError
 from bilevel.models import biformer
 from bilevel.models.config import FULL_ATTENTION_HEADS, BiFormerConfig
+from bilevel.nn import BiLevelRoutingAttention, Conv2d
 from bilevel.protocol import Backend
-
-
-class Conv2d(nn.Conv2d):
-    """A convolution on ``(N, H, W, C)``, by a view that torch knows as channels last."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -62,32 +55,11 @@ class Mlp(nn.Module):
         return biformer.mlp(self, x)
 
 
-class RoutedAttention(nn.Module):
-    """Bi-Level Routing Attention on ``(N, H, W, C)``."""
-
-    def __init__(
-        self, config: BiFormerConfig, dim: int, topk: int, backend: str | Backend | None
-    ) -> None:
-        super().__init__()
-        self.num_heads = dim // config.head_dim
-        self.topk = topk
-        self.regions = config.regions
-        self.scale = dim**-0.5
-        self.backend = backend
-        self.padding, self.variant = config.padding, config.variant
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.lce = Conv2d(dim, dim, 5, padding=2, groups=dim)
-        self.proj = nn.Linear(dim, dim)
+class NchwPaddedAttention(BiLevelRoutingAttention):
+    """The layer with the padding of the official nchw code."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return biformer.ROUTED_ATTENTION[self.padding, self.variant](self, x)
-
-    def pad(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        h, w = x.shape[1:3]
-        return F.pad(x, (0, 0, 0, size[1] - w, 0, size[0] - h))
-
-    def extra_repr(self) -> str:
-        return f"heads={self.num_heads}, topk={self.topk}, regions={self.regions}"
+        return biformer.routed_attention_nchw_padded(self, x)
 
 
 class FullAttention(nn.Module):
@@ -121,7 +93,7 @@ class Block(nn.Module):
         self.attention = (
             FullAttention(config, dim, backend)
             if topk is None
-            else RoutedAttention(config, dim, topk, backend)
+            else _routed_attention(config, dim, topk, backend)
         )
         self.norm2 = nn.LayerNorm(dim, eps=config.layer_norm_eps)
         self.mlp = Mlp(dim, config.mlp_ratio * dim)
@@ -130,6 +102,22 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return biformer.BLOCK[self.layout](self, x)
+
+
+def _routed_attention(
+    config: BiFormerConfig, dim: int, topk: int, backend: str | Backend | None
+) -> BiLevelRoutingAttention:
+    as_nchw = (config.padding, config.variant) == ("official", "nchw")
+    layer = NchwPaddedAttention if as_nchw else BiLevelRoutingAttention
+    return layer(
+        dim,
+        dim // config.head_dim,
+        config.regions,
+        topk,
+        scale=dim**-0.5,  # of all heads: what the released weights were trained with
+        padding=config.padding,
+        backend=backend,
+    )
 
 
 class Stage(nn.Sequential):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from bilevel.models.config import PUBLISHED, Padding
+from bilevel.attention import Padding
+from bilevel.models.config import PUBLISHED
 from bilevel.models.module import BiFormer
 from bilevel.protocol import Backend
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 
 from bilevel import BackendRefused, ShapeError, WeightsError, models
 from bilevel.models import BiFormer, BiFormerConfig
-from bilevel.models.module import DropPath, RoutedAttention
+from bilevel.models.module import DropPath, NchwPaddedAttention
 from bilevel.registry import load
 
 MICRO = BiFormerConfig(
@@ -61,7 +61,8 @@ def test_masked_and_official_padding_are_the_same_where_regions_divide():
 def test_official_nchw_padding_pools_and_pads_as_pooling_with_ceil_mode_does(size):
     """Region means by average pooling that leaves padding out, as the official nchw code."""
     config = replace(MICRO, variant="nchw", padding="official")
-    attention = RoutedAttention(config, 16, 4, None).double()
+    attention = build(config).stages[1][0].attention
+    assert isinstance(attention, NchwPaddedAttention)
     x = images(2, *size, 16)
     region = [n // config.regions for n in size]
     qkv = attention.qkv(x).permute(0, 3, 1, 2)

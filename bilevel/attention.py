@@ -1,0 +1,49 @@
+"""BRA with its projections, as functions written once for every array library.
+
+Each takes ``p``, which has the callables ``qkv``, ``lce`` (None: no local context enhancement) and
+``proj`` on ``(N, *spatial, C)`` arrays, and the values ``num_heads``, ``topk``, ``regions`` (one
+int per spatial axis), ``scale`` and ``backend``: the torch module of :mod:`bilevel.nn`, or the
+layers that :mod:`bilevel.models.layers` builds from a dict of arrays.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, Literal, TypeAlias
+
+from bilevel.grid import fit_regions
+from bilevel.ops import bra
+from bilevel.protocol import Array
+
+Padding: TypeAlias = Literal["masked", "official"]
+
+
+def routed_attention(p: Any, x: Array) -> Array:
+    """Bi-Level Routing Attention with local context enhancement (section 3.2, equation 8).
+
+    ``x`` is ``(N, *spatial, C)``, and so is the result. Where an axis has fewer tokens than
+    regions, its tokens are the regions; topk is at most the number of regions.
+    """
+    regions = fit_regions(x.shape[1:-1], p.regions)
+    q, k, v = split_heads(p.qkv(x), p.num_heads)
+    out = bra(
+        q, k, v, topk=min(p.topk, prod(regions)), regions=regions, scale=p.scale, backend=p.backend
+    ).reshape(x.shape)
+    return p.proj(out if p.lce is None else out + p.lce(v.reshape(x.shape)))
+
+
+def routed_attention_legacy_padded(p: Any, x: Array) -> Array:
+    """The official legacy code: zeros are added to the input, up to a multiple of the regions.
+
+    ``x`` is ``(N, H, W, C)``; ``p.pad(x, (height, width))`` adds the zeros.
+    """
+    h, w = x.shape[1:3]
+    padded = p.pad(x, tuple(-(-n // s) * s for n, s in zip((h, w), p.regions, strict=True)))
+    return routed_attention(p, padded)[:, :h, :w]
+
+
+def split_heads(qkv: Array, num_heads: int) -> tuple[Array, Array, Array]:
+    """``(N, *spatial, 3 * C)`` to queries, keys and values ``(N, *spatial, M, D)``, as views."""
+    *tokens, channels = qkv.shape
+    heads = qkv.reshape(*tokens, 3, num_heads, channels // (3 * num_heads))
+    return heads[..., 0, :, :], heads[..., 1, :, :], heads[..., 2, :, :]
