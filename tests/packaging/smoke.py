@@ -18,7 +18,7 @@ def main() -> None:
     backends_say_what_is_missing()
     ragged_attention()
     micro_model()
-    published_models_name_torch()
+    what_needs_torch_names_it()
     print(f"bilevel {bilevel.__version__} works with NumPy alone, from {bilevel.__file__}")
 
 
@@ -62,12 +62,13 @@ def micro_model() -> None:
     assert np.isfinite(logits).all(), logits
 
 
-def published_models_name_torch() -> None:
-    try:
-        said = str(bilevel.models.biformer_tiny)
-    except bilevel.BackendUnavailable as error:
-        said = str(error)
-    assert TORCH in said, said
+def what_needs_torch_names_it() -> None:
+    for needs_it in (lambda: bilevel.models.biformer_tiny, lambda: bilevel.nn):
+        try:
+            said = str(needs_it())
+        except bilevel.BackendUnavailable as error:
+            said = str(error)
+        assert TORCH in said, said
 
 
 if __name__ == "__main__":

@@ -39,6 +39,20 @@ def test_numpy_arrays_do_not_import_torch() -> None:
     assert imported_by(code) == {"numpy"}
 
 
+def test_the_layer_without_torch_says_how_to_install_it() -> None:
+    code = """
+import sys, bilevel
+sys.modules["torch"] = None  # as if it were not installed
+try:
+    bilevel.nn
+except bilevel.BackendUnavailable as error:
+    assert 'python -m pip install "bilevel[torch]"' in str(error), error
+else:
+    raise AssertionError("bilevel.nn imports without torch")
+del sys.modules["torch"]"""
+    assert imported_by(code) == set()
+
+
 def test_every_public_name_is_there() -> None:
     assert [name for name in bilevel.__all__ if not hasattr(bilevel, name)] == []
     assert len(bilevel.__all__) == len(set(bilevel.__all__))
