@@ -142,7 +142,7 @@ class BiLevelRoutingAttention(nn.Module):
         axes = len(self.regions)
         if x.ndim == axes + 2 and x.shape[1 if self.channels_first else -1] == self.dim:
             return
-        spatial = "LHWDHW"[axes * (axes - 1) // 2 :][:axes]
+        spatial = ("L", "HW", "DHW")[axes - 1]
         order = ("C", *spatial) if self.channels_first else (*spatial, "C")
         shape = ", ".join(("N", *order)).replace("C", str(self.dim))
         raise ShapeError(

@@ -7,8 +7,8 @@ the :class:`Backend` is; that module may import what it needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 Array: TypeAlias = Any
@@ -93,6 +93,8 @@ class Backend:
     bra: Callable[..., Array] | None = None
     """``(q, k, v, index, q_grid, k_grid, scale)``: all that follows the routing in one; None
     composes the primitives."""
+    formulations: Mapping[str, Callable[..., Array]] = field(default_factory=dict)
+    """The ways that ``bra`` chooses from, by name: to be tested and measured one by one."""
     vjp: Callable[..., tuple[Array, Callable[..., tuple[Array, ...]]]] | None = None
     """``(function, *arrays)`` to the function's value and its pullback, as ``jax.vjp``: the
     library's own derivatives; None where it has none."""

@@ -9,7 +9,7 @@ from torch.utils.dlpack import from_dlpack
 from bilevel.protocol import Backend, Exchange, Problem
 from bilevel_torch import primitives
 from bilevel_torch.autograd import custom_vjp, vjp
-from bilevel_torch.operator import bra, bra_routes
+from bilevel_torch.operator import FORMULATIONS, bra, bra_routes
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -41,6 +41,7 @@ BACKEND = Backend(
     attend=primitives.attend,
     bra_routes=bra_routes,
     bra=bra,
+    formulations=FORMULATIONS,
     vjp=vjp,
     extent=extent,
     exchange=Exchange(from_dlpack, Tensor.detach, custom_vjp),

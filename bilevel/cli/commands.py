@@ -13,6 +13,7 @@ from contextlib import redirect_stderr
 from tyro.extras import subcommand_cli_from_dict
 
 from bilevel.cli.backends import Backends
+from bilevel.cli.bench import Bench
 from bilevel.cli.evaluate import Evaluate
 from bilevel.cli.predict import Predict
 from bilevel.cli.resume import Resume
@@ -32,6 +33,7 @@ def parse(args: Sequence[str]) -> Callable[[], None]:
         "eval": Evaluate,
         "predict": Predict,
         "backends": Backends,
+        "bench": Bench,
     }
     said = io.StringIO()
     try:

@@ -1,0 +1,1 @@
+"""What bilevel takes beside the formulation that others copy: ratios, measured in one run."""
