@@ -1,31 +1,37 @@
-"""The properties every backend must have, for the authors of backends; needs Hypothesis::
+"""The properties every backend must have, for the authors of backends; needs Hypothesis.
 
-    from hypothesis import given, strategies as st
-    from bilevel.testing import PROPERTIES, cases
+The tests of a distribution that has one::
 
-    @pytest.mark.parametrize("check", PROPERTIES, ids=lambda check: check.__name__)
-    @given(data=st.data())
-    def test_backend(check, data):
-        check(BACKEND, data.draw(cases(BACKEND)))
+    from bilevel.testing import check_backend
+    from bilevel_mine import SPEC
 
-:data:`PULLBACK_PROPERTIES` are for backends that compute gradients, :data:`GRADIENT_PROPERTIES`
-for those that work on torch tensors, whose gradients autograd computes.
+    def test_conformance():
+        check_backend(SPEC)
+
+Where each property is to be a test of its own, see :func:`check_property`.
 """
 
+from bilevel.testing.check import check_backend, check_property
 from bilevel.testing.properties import (
+    EXCHANGE_PROPERTIES,
     GRADIENT_PROPERTIES,
     PROPERTIES,
     PULLBACK_PROPERTIES,
     Property,
+    properties_of,
 )
 from bilevel.testing.strategies import Case, cases, inputs
 
 __all__ = [
+    "EXCHANGE_PROPERTIES",
     "GRADIENT_PROPERTIES",
     "PROPERTIES",
     "PULLBACK_PROPERTIES",
     "Case",
     "Property",
     "cases",
+    "check_backend",
+    "check_property",
     "inputs",
+    "properties_of",
 ]

@@ -1,7 +1,12 @@
-"""Arrays between NumPy, in which the references are written, and the library of a backend."""
+"""Arrays between NumPy, in which the references are written, and the library of a backend.
+
+Of a library it is asked only what all of them have: a function ``asarray``, dtypes as attributes
+beside it, and arrays with ``tolist``. So nothing here is about one library, but for NumPy.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -9,6 +14,7 @@ import numpy.typing as npt
 
 from bilevel.checks import FLOATS
 from bilevel.protocol import Array, Backend, Problem
+from bilevel.registry import describe
 
 NumpyArray: TypeAlias = npt.NDArray[Any]
 
@@ -20,15 +26,19 @@ class Home(NamedTuple):
     device: str
 
 
-HOMES = (Home("numpy", "cpu"), Home("torch", "cpu"), Home("torch", "cuda"))
+DEVICES = ("cpu", "cuda", "gpu", "tpu")
+"""The kinds of devices that are tried, in this order."""
 
 
 def home_of(backend: Backend) -> Home:
-    """The first of ``HOMES`` whose float32 arrays the backend takes."""
-    for home in HOMES:
-        if backend.refuses(Problem(*home, "float32")) is None:
-            return home
-    raise ValueError(f"expected backend {backend.name!r} to take float32 arrays of one of {HOMES}")
+    """The first kind of device whose float32 arrays the backend takes."""
+    for device in DEVICES:
+        if backend.refuses(Problem(backend.library, device, "float32")) is None:
+            return Home(backend.library, device)
+    raise ValueError(
+        f"expected backend {backend.name!r} to take float32 {backend.library} arrays on one of "
+        f"{', '.join(DEVICES)}, but it refuses all of them"
+    )
 
 
 def dtypes_of(backend: Backend) -> tuple[str, ...]:
@@ -43,26 +53,39 @@ def from_numpy(x: NumpyArray, home: Home, dtype: str | None = None) -> Array:
 
     NumPy arrays come back read-only: a backend that writes to its inputs fails at once.
     """
-    if home.library == "torch":
-        import torch
-
-        to = None if dtype is None else getattr(torch, dtype)
-        return torch.tensor(np.array(x, order="C")).to(home.device, to)
-    copy = np.array(x, dtype)
-    copy.flags.writeable = False
-    return copy
+    made = _made(x, home, dtype)
+    if isinstance(made, np.ndarray):
+        made.flags.writeable = False
+    return made
 
 
 def to_numpy(x: Array) -> NumpyArray:
     """``x`` as a NumPy array. Floats become float64, which holds each of them exactly."""
     if not isinstance(x, np.ndarray):
-        x = x.detach().cpu()
-        x = (x.double() if x.is_floating_point() else x).numpy()
+        dtype = str(x.dtype).rpartition(".")[-1]
+        # Lists of numbers: the one way out that all have, for bfloat16 and from every device.
+        x = np.array(x.tolist(), np.float64 if "float" in dtype else dtype).reshape(x.shape)
     return x.astype(np.float64) if x.dtype.kind == "f" else x
 
 
 def contiguous_copy(x: Array) -> Array:
-    """A writable copy in row-major order, in the library of ``x``."""
-    if isinstance(x, np.ndarray):
-        return x.copy(order="C")
-    return x.clone().contiguous()
+    """A copy in row-major order, in the library of ``x``; writable where the library has that."""
+    library, device, dtype = describe(x)
+    return _made(to_numpy(x), Home(library, device), dtype)
+
+
+def _made(x: NumpyArray, home: Home, dtype: Any) -> Array:
+    """A copy of ``x``, where the library puts it by itself if that is its home."""
+    xp = _namespace(home.library)
+    copy = np.array(x, order="C")
+    keeps = dtype in (None, copy.dtype.name)
+    made = xp.asarray(copy) if keeps else xp.asarray(copy, dtype=getattr(xp, dtype))
+    if home.device != "cpu" and describe(made).device == "cpu":
+        made = xp.asarray(made, device=home.device)
+    return made
+
+
+def _namespace(library: str) -> Any:
+    """The module of a library that has ``asarray``: itself, or its part called ``numpy``."""
+    module = import_module(library)
+    return module if hasattr(module, "asarray") else import_module(f"{library}.numpy")

@@ -81,6 +81,32 @@ def rounding_bound(x: NumpyArray, dtype: str) -> NumpyArray:
     return 1.01 * ROUNDOFF[dtype] * np.abs(x) + UNDERFLOW.get(dtype, 0.0)
 
 
+def gradient_bounds(
+    q: NumpyArray,
+    k: NumpyArray,
+    v: NumpyArray,
+    d_out: NumpyArray,
+    scale: float,
+    dtype: str,
+    keys: int,
+) -> tuple[float, float, float]:
+    """For the gradients of q, k and v, before they are rounded to ``dtype``.
+
+    With weights p, dv = p.T do and ds = p (do v.T - rowsum(do o)): products of D values, and for
+    dk and dv sums over at most all queries. Output, weights and ds may be held in ``dtype``.
+    """
+    u = ROUNDOFF[accumulator(dtype)]
+    queries, size = q[0, ..., 0, 0].size, v.shape[-1] * largest(d_out) * largest(v)
+    weight = expm1(2 * score_bound(q, k, scale, dtype) + (2 * keys + 10) * u)
+    relative = weight + (queries + keys + v.shape[-1] + 10) * u + 4 * ROUNDOFF[dtype]
+    d_scores = 2 * size * abs(scale) * relative
+    return (
+        d_scores * largest(k),
+        d_scores * largest(q) * queries,
+        relative * largest(d_out) * queries,
+    )
+
+
 def logsumexp_bound(q: NumpyArray, k: NumpyArray, scale: float, dtype: str, keys: int) -> float:
     """For the logarithm of the softmax's denominator."""
     u = ROUNDOFF[accumulator(dtype)]

@@ -6,7 +6,18 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from bilevel.protocol import Backend
-from bilevel.testing import attention, gradients, operator, pullbacks, purity, regions, routing
+from bilevel.testing import (
+    agreement,
+    attention,
+    budget,
+    gradients,
+    operator,
+    pullbacks,
+    purity,
+    regions,
+    routing,
+)
+from bilevel.testing.arrays import dtypes_of, home_of
 from bilevel.testing.strategies import Case
 
 Property: TypeAlias = Callable[[Backend, Case], None]
@@ -23,9 +34,9 @@ PROPERTIES: tuple[Property, ...] = (
     routing.nan_scores_come_last,
     attention.out_is_softmax_attention,
     attention.lse_is_the_natural_logsumexp,
-    attention.error_is_within_the_budget,
     attention.masked_places_do_not_matter,
     attention.no_mask_is_all_true,
+    budget.error_is_within_the_budget,
     operator.topk_of_all_regions_is_dense_attention,
     operator.bra_follows_its_routes,
     operator.given_routes_are_used,
@@ -35,6 +46,10 @@ PROPERTIES: tuple[Property, ...] = (
     operator.keys_reach_only_queries_routed_to_them,
     operator.queries_reach_only_their_own_output,
     operator.no_images_give_no_output,
+    budget.error_of_bra_is_within_the_budget,
+    agreement.bra_is_the_primitives_composed,
+    agreement.bra_routes_as_route_does,
+    agreement.extent_is_right_or_none,
     purity.inputs_are_unchanged,
     purity.same_call_gives_the_same_bits,
     purity.views_give_what_copies_give,
@@ -42,6 +57,7 @@ PROPERTIES: tuple[Property, ...] = (
 )
 
 PULLBACK_PROPERTIES: tuple[Property, ...] = (
+    pullbacks.pullback_agrees_with_the_reference,
     pullbacks.pullback_matches_finite_differences,
     pullbacks.same_pullback_gives_the_same_bits,
     pullbacks.pullback_passes_by_what_nobody_attends_to,
@@ -55,3 +71,25 @@ GRADIENT_PROPERTIES: tuple[Property, ...] = (
     gradients.gradients_pass_by_what_nobody_attends_to,
 )
 """For backends that work on torch tensors."""
+
+EXCHANGE_PROPERTIES: tuple[Property, ...] = (agreement.exchanged_arrays_keep_their_bits,)
+"""For backends on the CPU that have ``exchange``: NumPy's arrays can go there and come back."""
+
+_IN_FLOAT64 = (
+    pullbacks.pullback_matches_finite_differences,
+    gradients.gradients_match_finite_differences,
+)
+
+
+def properties_of(backend: Backend) -> tuple[Property, ...]:
+    """The properties that a backend must have, given what it offers."""
+    found = list(PROPERTIES)
+    if backend.vjp is not None or backend.bra_vjp is not None:
+        found += PULLBACK_PROPERTIES
+    if backend.library == "torch":
+        found += GRADIENT_PROPERTIES
+    if backend.exchange is not None and home_of(backend).device == "cpu":
+        found += EXCHANGE_PROPERTIES
+    if "float64" not in dtypes_of(backend):
+        found = [check for check in found if check not in _IN_FLOAT64]
+    return tuple(found)

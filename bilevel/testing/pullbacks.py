@@ -6,17 +6,32 @@ from dataclasses import replace
 
 import numpy as np
 
-from bilevel import ops
-from bilevel.protocol import Array, Backend
+from bilevel import ops, registry
+from bilevel.protocol import Array, Backend, Pullback
 from bilevel.testing import reference
 from bilevel.testing.arrays import NumpyArray, contiguous_copy, from_numpy, home_of, to_numpy
-from bilevel.testing.asserts import assert_same, expect
+from bilevel.testing.asserts import assert_close, assert_same, expect
+from bilevel.testing.bounds import gradient_bounds, rounding_bound
 from bilevel.testing.operator import call
 from bilevel.testing.regions import any_routes, routes_past_one_region
 from bilevel.testing.strategies import Case, Inputs, inputs
 
 STEP = 1e-5
 """Of the central differences: with scores of moderate size, 1e-10 off by curvature and rounding."""
+
+
+def pullback_agrees_with_the_reference(backend: Backend, case: Case) -> None:
+    """In every dtype, with the NumPy backend's in float64, under given routes."""
+    case = replace(case, spread=1.0, batch=max(case.batch, 1))
+    numpy, routes = registry.load("numpy"), any_routes(backend, case)
+    arrays = inputs(backend, case)
+    weights, got = pulled_back(backend, case, arrays, routes)
+    d_out = to_numpy(from_numpy(weights, home_of(backend), case.dtype))
+    exact = Inputs(*map(to_numpy, arrays))
+    _, pullback = pull(numpy, case, exact, to_numpy(routes))
+    bounds = gradient_bounds(*exact, d_out, case.factor, case.dtype, case.keys)
+    for name, a, b, bound in zip("qkv", got, pullback(d_out), bounds, strict=True):
+        assert_close(f"the gradient of {name}", a, b, bound + rounding_bound(b, case.dtype))
 
 
 def pullback_matches_finite_differences(backend: Backend, case: Case) -> None:
@@ -85,7 +100,16 @@ def pulled_back(
     backend: Backend, case: Case, arrays: Inputs, routes: Array | None
 ) -> tuple[NumpyArray, tuple[Array, ...]]:
     """Random weights for the output, and the gradients of the sum that they weigh."""
-    out, pullback = ops.bra_vjp(
+    out, pullback = pull(backend, case, arrays, routes)
+    weights = np.random.default_rng(case.seed + 1).standard_normal(tuple(out.shape))
+    return weights, pullback(from_numpy(weights, home_of(backend), case.dtype))
+
+
+def pull(
+    backend: Backend, case: Case, arrays: Inputs, routes: Array | None
+) -> tuple[Array, Pullback]:
+    """bra_vjp on the arrays of a case."""
+    return ops.bra_vjp(
         *arrays,
         topk=case.topk,
         regions=case.regions,
@@ -94,5 +118,3 @@ def pulled_back(
         routes=routes,
         backend=backend,
     )
-    weights = np.random.default_rng(case.seed + 1).standard_normal(tuple(out.shape))
-    return weights, pullback(from_numpy(weights, home_of(backend), case.dtype))

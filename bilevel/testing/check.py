@@ -1,0 +1,141 @@
+"""Whether a backend has the properties it must have: all of them, on generated cases."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from importlib import import_module, metadata
+
+from hypothesis import HealthCheck, Phase, given, settings
+
+from bilevel import registry
+from bilevel.protocol import Backend, BackendSpec, Problem
+from bilevel.testing.arrays import home_of
+from bilevel.testing.asserts import expect
+from bilevel.testing.properties import Property, properties_of
+from bilevel.testing.strategies import Case, cases
+
+
+def check_backend(backend: BackendSpec | Backend, examples: int = 30) -> None:
+    """Hold a backend to every property that applies to it, and its spec to what a spec promises.
+
+    The cases are the same at each call. The distribution must be installed, so that bilevel knows
+    its arrays: ``python -m pip install -e .``.
+
+    Parameters
+    ----------
+    backend
+        The spec that the entry point names; or, while it is written, the backend alone.
+    examples
+        Cases for each property.
+
+    Raises
+    ------
+    AssertionError
+        If a property does not hold; it names all of them, each with its shortest failing case.
+    """
+    value = _loaded(backend) if isinstance(backend, BackendSpec) else backend
+    _check_refusals(value)
+    failures = [_failure(value, check, examples) for check in properties_of(value)]
+    found = [failure for failure in failures if failure is not None]
+    if found:
+        count = f"{len(found)} of {len(failures)} properties do not hold"
+        raise AssertionError(f"backend {value.name!r}: {count}\n\n" + "\n\n".join(found))
+
+
+def check_property(backend: Backend, check: Property, examples: int = 30) -> None:
+    """Hold a backend to one property, for a test with a line of its own for each::
+
+        @pytest.mark.parametrize("check", properties_of(BACKEND), ids=lambda check: check.__name__)
+        def test_backend(check):
+            check_property(BACKEND, check)
+
+    Raises AssertionError with the shortest failing case.
+    """
+    failure = _failure(backend, check, examples)
+    if failure is not None:
+        raise AssertionError(f"backend {backend.name!r}: {failure}")
+
+
+def _failure(backend: Backend, check: Property, examples: int) -> str | None:
+    """What is wrong, on the shortest case for which a property does not hold."""
+    failed: list[tuple[Case, Exception]] = []
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+    )
+    @given(case=cases(backend))
+    def run(case: Case) -> None:
+        try:
+            check(backend, case)
+        except Exception as error:
+            failed.append((case, error))
+            raise
+
+    try:
+        run()
+    except Exception:
+        if not failed:
+            raise  # not by the property
+        case, error = failed[-1]  # Hypothesis ends with the shortest
+        said = str(error) if isinstance(error, AssertionError) else f"raised {error!r}"
+        return f"{check.__name__}: {said}\n  {_short(case)}"
+    return None
+
+
+def _short(case: Case) -> str:
+    """The case, without what is as it is by default."""
+    given = {field.name: (getattr(case, field.name), field.default) for field in fields(case)}
+    told = [f"{name}={value!r}" for name, (value, default) in given.items() if value != default]
+    return f"Case({', '.join(told)})"
+
+
+def _loaded(spec: BackendSpec) -> Backend:
+    """The backend that a spec names, once what the spec says of it is so."""
+    module, _, attribute = spec.load.partition(":")
+    try:
+        backend = getattr(import_module(module), attribute)
+    except Exception as error:
+        raise AssertionError(
+            f"expected load={spec.load!r} to name a backend as module:attribute, got {error!r}"
+        ) from error
+    expect(
+        isinstance(backend, Backend),
+        f"expected {spec.load} to be a bilevel.Backend, got {type(backend).__qualname__}",
+    )
+    for said, is_so in ((spec.name, backend.name), (spec.library, backend.library)):
+        expect(said == is_so, f"expected the backend to say {said!r} as its spec, got {is_so!r}")
+    expect(
+        registry.specs().get(spec.name) == spec,
+        f"expected an entry point of the group {registry.GROUP} that names the spec of "
+        f"{spec.name!r}; install the distribution that has it",
+    )
+    try:
+        metadata.version(spec.requires)
+    except metadata.PackageNotFoundError:
+        raise AssertionError(
+            f"expected requires={spec.requires!r} to be an installed distribution, for its version"
+        ) from None
+    return backend
+
+
+def _check_refusals(backend: Backend) -> None:
+    """It takes float32 of its library, and tells in words why it does not take what is nonsense."""
+    try:
+        home = home_of(backend)
+    except ValueError as error:
+        raise AssertionError(str(error)) from None
+    nonsense = [Problem("no such library", home.device, "float32")]
+    nonsense += [Problem(*home, dtype) for dtype in ("int64", "complex64", "bool")]
+    for problem in nonsense:
+        reason = backend.refuses(problem)
+        expect(
+            isinstance(reason, str) and bool(reason.strip()),
+            f"expected backend {backend.name!r} to refuse {problem} and say what it takes, got "
+            f"{reason!r}",
+        )
