@@ -105,7 +105,7 @@ class Backend:
     """The lowest and the highest of an array of integers, not empty; None where to read them
     would make the host wait for a device, or where a tracer has no values."""
     exchange: Exchange | None = None
-    """How it works on arrays of other libraries, and they on its own; None: not at all."""
+    """How it works on arrays of other libraries, and they on its own; None where it does not."""
 
     def __repr__(self) -> str:
         return f"<Backend {self.name!r} for {self.library}>"
