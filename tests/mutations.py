@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import cycle
 from typing import Any, TypeAlias
 from unittest import mock
 
 import numpy as np
 
-from bilevel import Attended, Backend, Grid, Routes
+from bilevel import Attended, Backend, Grid, Routes, compose
 from bilevel.testing import arrays
 
 Array: TypeAlias = Any
@@ -349,6 +350,42 @@ def plain(
     return Attended(converted(b, out, name), converted(b, lse, wide))
 
 
+# --- what is fused, read or exchanged
+
+
+def fused_with_another_scale(b: Backend) -> Backend:
+    """The fused bra forgets the scale it is given."""
+
+    def bra(q: Array, k: Array, v: Array, *how: Any) -> Array:
+        return compose.bra(b, q, k, v, *how[:-1], q.shape[-1] ** -0.5)
+
+    return replace(b, bra=bra)
+
+
+def fused_in_half_precision(b: Backend) -> Backend:
+    """The softmax of the fused bra is held in float16; that of attend is not."""
+    return replace(b, bra=partial(compose.bra, softmax_in_half_precision(b)))
+
+
+def fused_routes_break_ties_upward(b: Backend) -> Backend:
+    return replace(b, bra_routes=partial(compose.bra_routes, ties_to_the_higher_region(b)))
+
+
+def extent_of_the_first_column(b: Backend) -> Backend:
+    return replace(b, extent=lambda index: b.extent(index[:, :, :1]))
+
+
+def exchange_loses_digits(b: Backend) -> Backend:
+    """Through float16, as if that were the dtype of models."""
+    assert b.exchange is not None
+    take = b.exchange.take
+
+    def half(x: Array) -> Array:
+        return take(x.astype(np.float16).astype(x.dtype) if x.dtype.kind == "f" else x)
+
+    return replace(b, exchange=b.exchange._replace(take=half))
+
+
 # --- purity
 
 
@@ -627,6 +664,11 @@ MUTATIONS: tuple[tuple[Mutation, tuple[str, ...], tuple[str, ...]], ...] = (
         ("out_is_softmax_attention", "error_is_within_the_budget", "lse_is_the_natural_logsumexp"),
     ),
     (sums_in_the_dtype_of_the_input, BOTH, ("out_is_softmax_attention",)),
+    (fused_with_another_scale, BOTH, ("bra_is_the_primitives_composed",)),
+    (fused_in_half_precision, BOTH, ("error_of_bra_is_within_the_budget",)),
+    (fused_routes_break_ties_upward, BOTH, ("bra_routes_as_route_does",)),
+    (extent_of_the_first_column, BOTH, ("extent_is_right_or_none",)),
+    (exchange_loses_digits, BOTH, ("exchanged_arrays_keep_their_bits",)),
     (queries_are_scaled_in_place, BOTH, ("inputs_are_unchanged",)),
     (routes_are_sorted_in_place, BOTH, ("inputs_are_unchanged",)),
     (sums_in_random_order, BOTH, ("same_call_gives_the_same_bits",)),
@@ -634,14 +676,22 @@ MUTATIONS: tuple[tuple[Mutation, tuple[str, ...], tuple[str, ...]], ...] = (
     (images_one_by_one, BOTH, ("no_images_give_no_output",)),
     (output_stays_wide, BOTH, ("results_are_of_the_kind_promised",)),
     (queries_leak_within_their_region, BOTH, ("queries_reach_only_their_own_output",)),
-    (one_route_wins, NUMPY, ("pullback_matches_finite_differences",)),
+    (
+        one_route_wins,
+        NUMPY,
+        ("pullback_matches_finite_differences", "pullback_agrees_with_the_reference"),
+    ),
     (gradients_stay_wide, NUMPY, ("same_pullback_gives_the_same_bits",)),
     (gradients_are_rounded_at_random, NUMPY, ("same_pullback_gives_the_same_bits",)),
     (all_regions_get_a_little, NUMPY, ("pullback_passes_by_what_nobody_attends_to",)),
     (
         values_are_detached,
         TORCH,
-        ("gradients_match_finite_differences", "pullback_matches_finite_differences"),
+        (
+            "gradients_match_finite_differences",
+            "pullback_matches_finite_differences",
+            "pullback_agrees_with_the_reference",
+        ),
     ),
     (
         scale_is_missing_from_the_gradient,
