@@ -11,6 +11,7 @@ nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv"
 nox.options.sessions = ["tests"]
 
+EXAMPLE = Path(__file__).parent / "docs" / "examples" / "bilevel_jax"
 PACKAGING = Path(__file__).parent / "tests" / "packaging"
 
 
@@ -23,6 +24,14 @@ def tests(session: nox.Session) -> None:
         "OMP_NUM_THREADS": "1",  # pytest already has a process for each core
     }
     session.run("pytest", "-n", "2", *session.posargs, env=env)
+
+
+@nox.session
+def conformance(session: nox.Session) -> None:
+    """Hold the documentation's backend for JAX to the kit, as the author of a backend would."""
+    session.install("-e", ".", "-e", f"{EXAMPLE}[test]")
+    session.chdir(EXAMPLE)
+    session.run("pytest", *session.posargs)
 
 
 @nox.session

@@ -21,7 +21,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "examples"]
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:class", r"Array|TypeAliasForwardRef|bilevel\.(grid\.Axis|testing\.strategies\.Inputs)"),
