@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import fields
 from importlib import import_module, metadata
 
@@ -121,7 +123,18 @@ def _loaded(spec: BackendSpec) -> Backend:
         raise AssertionError(
             f"expected requires={spec.requires!r} to be an installed distribution, for its version"
         ) from None
+    imports_it = subprocess.call([sys.executable, "-c", _AFTER_THE_SPECS, spec.library])
+    expect(
+        not imports_it,
+        f"expected the module that has the spec to import without {spec.library}; import that "
+        f"where the backend is, in {module}",
+    )
     return backend
+
+
+_AFTER_THE_SPECS = """import sys, bilevel.registry
+bilevel.registry.specs()
+sys.exit(sys.argv[1] in sys.modules)"""
 
 
 def _check_refusals(backend: Backend) -> None:

@@ -7,7 +7,13 @@ from dataclasses import replace
 import pytest
 
 from bilevel import Backend, BackendSpec, Problem, registry
-from bilevel.testing import PROPERTIES, PULLBACK_PROPERTIES, check_backend, properties_of
+from bilevel.testing import (
+    PROPERTIES,
+    PULLBACK_PROPERTIES,
+    check,
+    check_backend,
+    properties_of,
+)
 
 SPEC = registry.specs()["numpy"]
 
@@ -39,6 +45,12 @@ def test_a_distribution_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> No
         check_backend(spec)
 
 
+def test_a_spec_that_imports_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "_AFTER_THE_SPECS", f"import numpy; {check._AFTER_THE_SPECS}")
+    with pytest.raises(AssertionError, match=r"without numpy; .* in bilevel_numpy\.backend"):
+        check_backend(SPEC)
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
@@ -66,14 +78,14 @@ def float32_alone(problem: Problem) -> str | None:
 
 
 def names(backend: Backend) -> set[str]:
-    return {check.__name__ for check in properties_of(backend)}
+    return {each.__name__ for each in properties_of(backend)}
 
 
 def test_only_what_applies_is_checked() -> None:
     numpy = registry.load("numpy")
-    pullbacks = {check.__name__ for check in PULLBACK_PROPERTIES}
+    pullbacks = {each.__name__ for each in PULLBACK_PROPERTIES}
     bare = replace(numpy, bra_vjp=None, exchange=None)
-    assert names(bare) == {check.__name__ for check in PROPERTIES}
+    assert names(bare) == {each.__name__ for each in PROPERTIES}
     assert names(numpy) - names(bare) == pullbacks | {"exchanged_arrays_keep_their_bits"}
     narrow = replace(numpy, refuses=float32_alone)
     assert names(numpy) - names(narrow) == {"pullback_matches_finite_differences"}

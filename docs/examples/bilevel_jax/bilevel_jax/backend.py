@@ -124,7 +124,7 @@ def extent(index: jax.Array) -> tuple[int, int] | None:
 def take(x: Any) -> jax.Array:
     """By DLPack. JAX takes no strided views and nothing read-only: of those it takes copies."""
     is_torch = hasattr(x, "contiguous")
-    return jnp.from_dlpack(x.contiguous() if is_torch else np.require(x, requirements="CW"))
+    return jnp.from_dlpack(x.contiguous() if is_torch else np.require(x, requirements=["C", "W"]))
 
 
 BACKEND = Backend(
