@@ -27,7 +27,7 @@ def tokens() -> np.ndarray:
 
 
 def test_conformance() -> None:
-    check_backend(SPEC, examples=8)
+    check_backend(SPEC, examples=5)
 
 
 def test_it_agrees_with_numpy(tokens: np.ndarray) -> None:
