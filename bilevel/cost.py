@@ -84,9 +84,9 @@ def formulations(size: Sizes, dtype: str = "float32") -> dict[str, Cost]:
     """The cost of each formulation under given routes.
 
     The times are fitted to measurements in float32. A copied element takes 1.2 ns. A score takes
-    3 ns in ``matmul``, for it goes to memory and back, and 1.4 ns in ``flash``, which takes for
-    each query as long as for 150 scores more: it loses where a query has few keys. In ``dense`` it
-    takes 0.6 ns, and an entry of the mask, which all heads share, 7 ns.
+    3 ns in ``matmul``, for it goes to memory and back, and 1.4 ns in ``flash``, which takes more
+    for each query: it loses where a query has less than some 50 keys. In ``dense`` a score takes
+    0.6 ns, and an entry of the mask, which all heads share, 7 ns.
     """
     item, index = COMPUTE_BYTES[dtype], INDEX_BYTES * size.query_regions * size.topk
     q, out = size.queries * size.head_dim, size.queries * size.value_dim
@@ -104,14 +104,14 @@ def formulations(size: Sizes, dtype: str = "float32") -> dict[str, Cost]:
             exps=scores,
             bytes_moved=item * (2 * copies + routed + out + 4 * scores) + index,
             peak_bytes=item * max(gathering, routed + scores + max(scores, out)) + index,
-            nanoseconds=1.2 * copies + 3.0 * scores,
+            nanoseconds=1.2 * copies + 3.0 * scores + 130 * size.queries,
         ),
         "flash": Cost(
             flops=2 * scores * channels,
             exps=scores,
             bytes_moved=item * (2 * copies + routed + out) + index,
             peak_bytes=item * max(gathering, routed + out + size.queries) + index,
-            nanoseconds=1.2 * copies + 1.4 * (scores + 150 * size.queries),
+            nanoseconds=1.2 * copies + 1.4 * scores + 210 * size.queries,
         ),
     }
     dense = Cost(

@@ -53,22 +53,22 @@ def recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
 
 
 class _Recomputed(torch.autograd.Function):
-    """torch.utils.checkpoint, but one that torch.func transforms too."""
+    """torch.utils.checkpoint, without what it does for random numbers and for hooks."""
 
     @staticmethod
-    def forward(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        ctx.function = function
+        ctx.save_for_backward(*tensors)
         return function(*tensors)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.function, *tensors = inputs
-        ctx.save_for_backward(*tensors)
-
-    @staticmethod
+    @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, last = ctx.saved_tensors
-        _, pullback = vjp(lambda *x: ctx.function(*x, last), *tensors)
-        return (None, *pullback(d_out), None)
+        with torch.enable_grad():
+            leaves = [x.detach().requires_grad_() for x in tensors]
+            out = ctx.function(*leaves, last)
+        return (None, *torch.autograd.grad(out, leaves, d_out), None)
 
 
 def needs_gradient(*arguments: Any) -> bool:
@@ -76,3 +76,15 @@ def needs_gradient(*arguments: Any) -> bool:
     return torch.is_grad_enabled() and any(
         isinstance(x, Tensor) and x.requires_grad for x in arguments
     )
+
+
+def transformed() -> bool:
+    """Whether torch.func transforms the code that runs: then values cannot be read, and flash
+    kernels have no rules."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def traced() -> bool:
+    """Whether there are no values to read: in a trace of torch.compile or torch.export, and under
+    torch.func."""
+    return torch.compiler.is_compiling() or transformed()

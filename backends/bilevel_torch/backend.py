@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from bilevel.protocol import Backend, Exchange, Problem
 from bilevel_torch import primitives
-from bilevel_torch.autograd import custom_vjp, vjp
+from bilevel_torch.autograd import custom_vjp, traced, vjp
 from bilevel_torch.operator import FORMULATIONS, bra, bra_routes
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -20,12 +19,9 @@ def refuses(problem: Problem) -> str | None:
 
 
 def extent(index: Tensor) -> tuple[int, int] | None:
-    if index.device.type != "cpu" or torch.compiler.is_compiling():
+    if index.device.type != "cpu" or traced():
         return None
-    try:
-        return int(index.long().min()), int(index.long().max())
-    except RuntimeError:
-        return None  # under vmap, or of a fake tensor
+    return int(index.long().min()), int(index.long().max())
 
 
 BACKEND = Backend(

@@ -13,6 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from bilevel.grid import Grid
+from bilevel_torch.autograd import traced
 from bilevel_torch.primitives import (
     accumulator,
     axis_regions,
@@ -114,15 +115,11 @@ def biased(
 
 
 def known_finite(*tensors: Tensor) -> bool:
-    """Whether all values are finite; False where they cannot be read, in a trace or under vmap."""
-    if torch.compiler.is_compiling():
+    """Whether all values are finite; False where they cannot be read."""
+    if traced():
         return False
     with torch.no_grad():
-        total = torch.stack([x.sum() for x in tensors]).sum()
-        try:
-            return bool(torch.isfinite(total))
-        except RuntimeError:
-            return False
+        return bool(torch.isfinite(torch.stack([x.sum() for x in tensors]).sum()))
 
 
 def heads_first(x: Tensor, grid: Grid) -> Tensor:

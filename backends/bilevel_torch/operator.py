@@ -12,16 +12,20 @@ from torch import Tensor
 from bilevel.cost import Cost, formulations, sizes
 from bilevel.grid import Grid
 from bilevel.protocol import Routes
-from bilevel_torch.autograd import needs_gradient, recomputed
+from bilevel_torch.autograd import needs_gradient, recomputed, traced, transformed
 from bilevel_torch.formulations import attend_rows, dense, heads_first, merge_heads_first, rows
 from bilevel_torch.primitives import full_precision, route, summarize
 
-BOUND, PART = 256 * 2**20, 32 * 2**20
-"""Bytes: a call whose memory would pass ``BOUND`` and twice that of q, k and v is computed in
-parts that take about ``PART``. The parts' results and gradients make it three times at most."""
+PART = 16 * 2**20
+"""Bytes that a part of a call takes, about: memory that is used again stays mapped, and mostly in
+cache, so that without gradients parts are faster too."""
+
+BOUND = 256 * 2**20
+"""Bytes that a call may take with gradients, beyond twice q, k and v, before it is computed in
+parts: each is computed again in the backward pass."""
 
 BACKWARD = 3
-"""With the backward pass, a call takes about as many times the memory of the forward pass."""
+"""With gradients, a call takes about as many times the memory of the forward pass."""
 
 
 @torch.no_grad()
@@ -35,7 +39,7 @@ def bra(
     name, cost = fastest(q, v, index, q_grid, k_grid)
     how = (index, q_grid, k_grid, scale)
     with full_precision(q):
-        if torch.compiler.is_compiling() or fits(q, k, v, cost):
+        if traced() or fits(q, k, v, cost):
             return FORMULATIONS[name](q, k, v, *how)
         return in_parts(name, cost.peak_bytes / PART, q, k, v, *how)
 
@@ -87,26 +91,27 @@ def by_regions(
 def fastest(q: Tensor, v: Tensor, index: Tensor, q_grid: Grid, k_grid: Grid) -> tuple[str, Cost]:
     """The formulation that takes least time for one image, by the rule in :mod:`bilevel.cost`.
 
-    Off the CPU, matrix products: the rule is fitted there, and flash kernels elsewhere take their
-    own liberties with precision.
+    Matrix products where the others have no kernel: for values of another size than the keys, and
+    under torch.func. Also off the CPU: the rule is fitted there, and flash kernels elsewhere take
+    liberties with precision.
     """
     heads, head_dim = q.shape[-2:]
     size = sizes(q_grid, k_grid, index.shape[-1], heads, head_dim, v.shape[-1])
     dtype = str(q.dtype).removeprefix("torch.")
     costs = formulations(size, dtype)
-    if q.device.type != "cpu":
-        return "matmul", costs["matmul"]
-    # SDPA on the CPU has no kernel for values of another size: it would keep the scores.
-    names = costs if q.shape[-1] == v.shape[-1] else ("matmul",)
+    flash = q.device.type == "cpu" and q.shape[-1] == v.shape[-1] and not transformed()
+    names = costs if flash else ("matmul",)
     name = min(names, key=lambda name: costs[name].nanoseconds)
     return name, costs[name]
 
 
 def fits(q: Tensor, k: Tensor, v: Tensor, cost: Cost) -> bool:
-    """Whether all images at once stay within the bound."""
+    """Whether to compute all images at once."""
+    need = q.shape[0] * cost.peak_bytes
+    if not needs_gradient(q, k, v):
+        return need <= PART
     inputs = sum(x.numel() * x.element_size() for x in (q, k, v))
-    passes = BACKWARD if needs_gradient(q, k, v) else 1
-    return q.shape[0] * cost.peak_bytes * passes <= BOUND + 2 * inputs
+    return BACKWARD * need <= BOUND + 2 * inputs
 
 
 FORMULATIONS: dict[str, Callable[..., Tensor]] = {
