@@ -45,5 +45,13 @@ def routed_attention_legacy_padded(p: Any, x: Array) -> Array:
 def split_heads(qkv: Array, num_heads: int) -> tuple[Array, Array, Array]:
     """``(N, *spatial, 3 * C)`` to queries, keys and values ``(N, *spatial, M, D)``, as views."""
     *tokens, channels = qkv.shape
-    heads = qkv.reshape(*tokens, 3, num_heads, channels // (3 * num_heads))
-    return heads[..., 0, :, :], heads[..., 1, :, :], heads[..., 2, :, :]
+    dim = channels // 3
+    # Of torch's chunks the gradients are put side by side; those of slices would be added up, each
+    # with zeros for the others.
+    chunks = (
+        qkv.chunk(3, -1)
+        if hasattr(qkv, "chunk")
+        else (qkv[..., start : start + dim] for start in (0, dim, 2 * dim))
+    )
+    q, k, v = (x.reshape(*tokens, num_heads, dim // num_heads) for x in chunks)
+    return q, k, v

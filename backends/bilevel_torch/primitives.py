@@ -89,9 +89,10 @@ def summarize(x: Tensor, grid: Grid) -> Tensor:
             mean = mean.masked_fill(~real.view(-1, *trailing), 0)
         split = (*mean.shape[:i], axis.regions, axis.size, *mean.shape[i + 1 :])
         mean = mean.reshape(split).sum(i + 1, dtype=accumulator(x))
-    tokens = real_tokens(grid, x.device).sum(1)
     mean = mean.reshape(x.shape[0], grid.num_regions, x.shape[-2] * x.shape[-1])
-    return mean / tokens[:, None]
+    if grid.uniform:
+        return mean / grid.region_tokens
+    return mean / real_tokens(grid, x.device).sum(1)[:, None]
 
 
 @torch.no_grad()
