@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
+from bilevel.cost import Cost, Plan, cost, plan
 from bilevel.errors import (
     ArrayError,
     BackendRefused,
@@ -33,8 +34,10 @@ __all__ = [
     "BackendStatus",
     "BackendUnavailable",
     "BilevelError",
+    "Cost",
     "Grid",
     "InputError",
+    "Plan",
     "Problem",
     "Routes",
     "ShapeError",
@@ -43,11 +46,13 @@ __all__ = [
     "backends",
     "bra",
     "bra_vjp",
+    "cost",
     "gather",
     "key_mask",
     "merge",
     "models",
     "partition",
+    "plan",
     "route",
     "summarize",
 ]

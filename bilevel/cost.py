@@ -22,8 +22,6 @@ from bilevel.grid import Grid
 COMPUTE_BYTES = {"float16": 4, "bfloat16": 4, "float32": 4, "float64": 8}
 """Bytes of the numbers that are computed with, by the dtype of the arguments."""
 
-INDEX_BYTES = 8
-
 
 class Cost(NamedTuple):
     """What one image costs, forward."""
@@ -35,7 +33,8 @@ class Cost(NamedTuple):
     bytes_moved: int
     """Bytes read and written, if no step finds in a cache what another left there."""
     peak_bytes: int
-    """The most memory at once beyond q, k and v; the output is part of it."""
+    """The most memory at once beyond q, k and v, the output included. On a single axis regions
+    are views, and less is needed."""
     nanoseconds: float
     """Time on two cores of one CPU: an estimate to compare formulations by, no promise."""
 
@@ -49,12 +48,11 @@ class Sizes(NamedTuple):
     """Padded keys of all heads."""
     query_regions: int
     """R * M"""
-    topk: int
-    """k"""
     keys_each: int
     """L = k * T, the padded keys of one query."""
-    all_scores: int
-    """Scores of all heads without routing, for the tokens there are."""
+    q_tokens: int
+    k_tokens: int
+    """Tokens as they come, without padding."""
     heads: int
     """M"""
     head_dim: int
@@ -71,9 +69,9 @@ def sizes(
         queries=q_grid.num_regions * q_grid.region_tokens * heads,
         keys=k_grid.num_regions * k_grid.region_tokens * heads,
         query_regions=q_grid.num_regions * heads,
-        topk=topk,
         keys_each=topk * k_grid.region_tokens,
-        all_scores=prod(q_grid.spatial) * prod(k_grid.spatial) * heads,
+        q_tokens=prod(q_grid.spatial),
+        k_tokens=prod(k_grid.spatial),
         heads=heads,
         head_dim=head_dim,
         value_dim=value_dim,
@@ -88,40 +86,42 @@ def formulations(size: Sizes, dtype: str = "float32") -> dict[str, Cost]:
     for each query: it loses where a query has less than some 50 keys. In ``dense`` a score takes
     0.6 ns, and an entry of the mask, which all heads share, 7 ns.
     """
-    item, index = COMPUTE_BYTES[dtype], INDEX_BYTES * size.query_regions * size.topk
-    q, out = size.queries * size.head_dim, size.queries * size.value_dim
-    k, v = size.keys * size.head_dim, size.keys * size.value_dim
-    routed_keys = size.query_regions * size.keys_each
-    scores = size.queries * size.keys_each
-    mask = size.all_scores // size.heads
-    channels = size.head_dim + size.value_dim
-    maps, routed = q + k + v + out, q + routed_keys * channels
-    copies = maps + routed_keys * channels
-    gathering = max(routed + v, 2 * out)
-    rows = {
-        "matmul": Cost(
-            flops=2 * scores * channels,
-            exps=scores,
-            bytes_moved=item * (2 * copies + routed + out + 4 * scores) + index,
-            peak_bytes=item * max(gathering, routed + scores + max(scores, out)) + index,
-            nanoseconds=1.2 * copies + 3.0 * scores + 130 * size.queries,
-        ),
+    item, channels = COMPUTE_BYTES[dtype], size.head_dim + size.value_dim
+    scores, routed_keys = size.queries * size.keys_each, size.query_regions * size.keys_each
+    maps = size.queries * size.head_dim + size.keys * channels
+    out, lse = size.queries * size.value_dim, size.queries
+    padding_mask = routed_keys if size.keys > size.k_tokens * size.heads else 0
+    routed = routed_keys * channels
+    copies = maps + routed + out
+    held = maps + routed + padding_mask
+    moved = 2 * copies + routed + size.queries * channels
+    mask = size.q_tokens * size.k_tokens
+    all_scores = mask * size.heads
+    all_maps = size.heads * (size.q_tokens + size.k_tokens) * channels
+    all_copies = size.heads * (size.k_tokens * channels + size.q_tokens * (size.value_dim + 1))
+    return {
         "flash": Cost(
             flops=2 * scores * channels,
             exps=scores,
-            bytes_moved=item * (2 * copies + routed + out) + index,
-            peak_bytes=item * max(gathering, routed + out + size.queries) + index,
+            bytes_moved=item * moved,
+            peak_bytes=item * (held + out + lse),
             nanoseconds=1.2 * copies + 1.4 * scores + 210 * size.queries,
         ),
+        "matmul": Cost(
+            flops=2 * scores * channels,
+            exps=scores,
+            bytes_moved=item * (moved + 4 * scores),
+            peak_bytes=item * (held + scores + max(scores, out)),
+            nanoseconds=1.2 * copies + 3.0 * scores + 130 * size.queries,
+        ),
+        "dense": Cost(
+            flops=2 * all_scores * channels,
+            exps=all_scores,
+            bytes_moved=item * (2 * all_maps + 2 * mask),
+            peak_bytes=item * (mask + all_copies),
+            nanoseconds=1.2 * all_maps + 0.6 * all_scores + 7.0 * mask,
+        ),
     }
-    dense = Cost(
-        flops=2 * size.all_scores * channels,
-        exps=size.all_scores,
-        bytes_moved=item * (2 * maps + 2 * mask),
-        peak_bytes=item * (mask + out + size.queries),
-        nanoseconds=1.2 * maps + 0.6 * size.all_scores + 7.0 * mask,
-    )
-    return {**rows, "dense": dense}
 
 
 def cost(
@@ -176,3 +176,58 @@ def cost(
     found = formulations(sizes(grid, grid, topk, heads, head_dim, head_dim), dtype)
     routing = 2 * grid.num_regions**2 * heads * head_dim
     return {name: each._replace(flops=each.flops + routing) for name, each in found.items()}
+
+
+class Plan(NamedTuple):
+    """How many regions to split each axis into, and what that costs."""
+
+    regions: int
+    """Regions on each axis with the least cost."""
+    flops_per_channel: int
+    """Of routing and attention, for one image."""
+    dividing: int
+    """The same among those that divide every axis, so that nothing is padded."""
+    dividing_flops_per_channel: int
+
+
+def plan(spatial: Sequence[int], topk: int = 4) -> Plan:
+    """The number of regions that makes routing and attention cheapest (section 3.4 of the paper).
+
+    Few regions are large: there is much to attend to. Many are dear to route between. For S
+    regions on each of d axes and P tokens, the cost per channel is ``2 * S**(2 * d)`` for routing
+    and ``2 * topk * P**2 / S**d`` for attention, which the paper's equations 9 and 10 balance.
+
+    Parameters
+    ----------
+    spatial
+        Tokens on each axis.
+    topk
+        Key regions of each query region.
+
+    Raises
+    ------
+    ShapeError
+        If an axis is empty, or if there are not enough tokens for ``topk`` regions.
+
+    Examples
+    --------
+    >>> plan((56, 56), topk=4)
+    Plan(regions=16, flops_per_channel=438400, dividing=14, dividing_flops_per_channel=478240)
+    """
+    largest = min(Grid(spatial, 1).spatial)
+    counts = [s for s in range(1, largest + 1) if s ** len(spatial) >= topk]
+    if topk < 1 or not counts:
+        raise ShapeError(
+            f"expected topk from 1 to {largest ** len(spatial)}, the most regions that "
+            f"{tuple(spatial)} tokens have with as many on each axis, got {topk}"
+        )
+    dividing = [s for s in counts if all(n % s == 0 for n in spatial)]
+
+    def flops(regions: int) -> int:
+        number, tokens = regions ** len(spatial), prod(spatial)
+        return 2 * number**2 + 2 * topk * tokens**2 // number
+
+    best = min(counts, key=flops)
+    # Where no number of regions divides all axes, the best one of all is as good as it gets.
+    whole = min(dividing or [best], key=flops)
+    return Plan(best, flops(best), whole, flops(whole))

@@ -46,8 +46,8 @@ class _CustomVjp(torch.autograd.Function):
 
 def recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """``function(*tensors)``, computed again in the backward pass, which keeps nothing of it but
-    its arguments, the last of which has no gradient."""
-    if not needs_gradient(*tensors):
+    its arguments, the last of which has no gradient; torch.func keeps what it needs."""
+    if transformed() or not needs_gradient(*tensors):
         return function(*tensors)
     return _Recomputed.apply(function, *tensors)
 

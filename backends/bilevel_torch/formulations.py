@@ -57,7 +57,8 @@ def attend_rows(
     if not k_grid.uniform:
         real = real_tokens(k_grid, q.device)[index].reshape(n * m * r, 1, length)
         bias = torch.zeros_like(real, dtype=q.dtype).masked_fill(~real, -torch.inf)
-    attended = flash_attention if flash else matmul_attention
+    # Of fewer scores than a vector holds the kernel overlooks NaN.
+    attended = flash_attention if flash and length >= 16 else matmul_attention
     out = attended(q.reshape(n * m * r, t, d), keys, values, bias, scale)
     return out.view(n, m, r, t, v.shape[-1])
 
@@ -74,8 +75,7 @@ def matmul_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale
     """``(B, T, D)`` attend to ``(B, L, D)`` and ``(B, L, Dv)``, with ``bias`` ``(B, 1, L)``."""
     beta = 0 if bias is None else 1
     bias = q.new_zeros(1) if bias is None else bias
-    scores = torch.baddbmm(bias, q, k.transpose(1, 2), beta=beta, alpha=scale)
-    return scores.softmax(-1) @ v
+    return torch.baddbmm(bias, q, k.transpose(1, 2), beta=beta, alpha=scale).softmax(-1) @ v
 
 
 def dense(
@@ -85,13 +85,15 @@ def dense(
     dtype = q.dtype
     q, k, v = (x.to(accumulator(x)) for x in (q, k, v))
     if known_finite(k, v):
+        # Copies, as below: products of memory at another place may differ in the last bit.
+        k, v = (x.clone(memory_format=torch.contiguous_format) for x in (k, v))
         return biased(q, k, v, index, q_grid, k_grid, scale).to(dtype)
     # A weight of zero times NaN is NaN: what is not finite must reach the outputs routed to alone.
     clean_k, clean_v = (torch.where(torch.isfinite(x), x, 0) for x in (k, v))
     out = biased(q, clean_k, clean_v, index, q_grid, k_grid, scale)
     spoiled = torch.where(torch.isfinite(k), 0, torch.nan).sum(-1, keepdim=True) + v - clean_v
     of_region = summarize(spoiled.detach(), k_grid)
-    reached = take_regions(of_region, index).view(*index.shape, -1).sum(2)
+    reached = take_regions(of_region, index).view(*index.shape, of_region.shape[-1]).sum(2)
     shape = (q.shape[0], *q_grid.spatial, *out.shape[-2:])
     return (out + reached.index_select(1, token_regions(q_grid, q.device)).view(shape)).to(dtype)
 

@@ -101,6 +101,10 @@ def route(q_mean: Tensor, k_mean: Tensor, topk: int) -> Routes:
     with full_precision(q_mean):
         score = q_mean.to(dtype) @ k_mean.to(dtype).transpose(1, 2)
     score = score.masked_fill(score.isnan(), -torch.inf)
+    if torch.onnx.is_in_onnx_export():
+        # ONNX has no stable sort, but its TopK ranks equal scores by index.
+        ranked, index = score.topk(topk)
+        return Routes(index, ranked)
     # topk promises no order among equal scores; a stable sort does.
     ranked, index = score.sort(dim=-1, descending=True, stable=True)
     return Routes(index[..., :topk], ranked[..., :topk])
