@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from docutils.nodes import Node
 from sphinx.application import Sphinx
 from sphinx.ext.doctest import DoctestDirective
+from sphinx.util.docutils import SphinxDirective
 
 import bilevel
 
@@ -54,6 +57,30 @@ class Example(DoctestDirective):
         return super().run()
 
 
+class Benchmark(SphinxDirective):
+    """A table of one group of numbers in a file that ``bilevel bench`` wrote: ``FILE GROUP``."""
+
+    required_arguments = 2
+
+    def run(self) -> list[Node]:
+        file, group = self.arguments
+        path = Path(__file__).parent / "benchmarks" / file
+        self.env.note_dependency(str(path))
+        rows = json.loads(path.read_text())["rows"]
+        numbers = list(dict.fromkeys(name for row in rows for name in row[group]))
+        titles = [name for name, value in rows[0].items() if not isinstance(value, dict)]
+        lines = [
+            [*titles, *numbers],
+            ["---"] * len(titles) + ["---:"] * len(numbers),
+            *(
+                [str(row[title]) for title in titles]
+                + [f"{row[group][name]:.2f}" if name in row[group] else "" for name in numbers]
+                for row in rows
+            ),
+        ]
+        return self.parse_text_to_nodes("\n".join(f"| {' | '.join(line)} |" for line in lines))
+
+
 def readable_aliases(*event: Any) -> tuple[str | None, ...]:
     """Signatures with ``Array | None``, where autodoc would show a forward reference."""
     return tuple(
@@ -63,5 +90,6 @@ def readable_aliases(*event: Any) -> tuple[str | None, ...]:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("pycon", Example)
+    app.add_directive("benchmark", Benchmark)
     app.connect("autodoc-process-signature", readable_aliases)
     return {"parallel_read_safe": True}
