@@ -23,18 +23,27 @@ def resolve(problem: Problem, backend: str | Backend | None = None) -> Backend:
             f"backend {lacks.name!r} exchanges no arrays with other libraries; convert "
             f"the {problem.library} arrays to {chosen.library} first"
         )
-    return adapted(chosen, chosen.exchange, home.exchange)
+    return adapted(chosen, home, chosen.exchange, home.exchange)
 
 
-def adapted(foreign: Backend, theirs: Exchange, ours: Exchange) -> Backend:
-    """``foreign`` as a backend for arrays of our library: every result comes back there.
+def adapted(foreign: Backend, home: Backend, theirs: Exchange, ours: Exchange) -> Backend:
+    """``foreign`` as a backend for arrays of ``home``'s library: every result comes back there.
 
     Gradients of our library flow through ``bra``, by the pullback of ``foreign``; the primitives
     refuse arrays that need them.
     """
 
     def inward(*arguments: Any) -> list[Any]:
-        return [theirs.take(ours.give(x)) if _is_array(x) else x for x in arguments]
+        return [moved(x) if _is_array(x) else x for x in arguments]
+
+    def moved(x: Array) -> Array:
+        try:
+            return theirs.take(ours.give(x))
+        except Exception as error:
+            raise BackendRefused(
+                f"backend {foreign.name!r} cannot read this {home.library} array ({error}); "
+                f"convert it to {foreign.library}, or use a backend for {home.library}"
+            ) from error
 
     def outward(result: Any) -> Any:
         if isinstance(result, tuple):
@@ -79,7 +88,7 @@ def adapted(foreign: Backend, theirs: Exchange, ours: Exchange) -> Backend:
         bra_routes=routes,
         bra=bra,
         bra_vjp=vjp,
-        extent=lambda index: foreign.extent(*inward(index)),
+        extent=home.extent,
     )
 
 
