@@ -13,7 +13,7 @@ from typing import Any
 
 from bilevel.attention import routed_attention, routed_attention_legacy_padded, split_heads
 from bilevel.grid import Grid
-from bilevel.ops import attend, bra, route, summarize
+from bilevel.ops import bra, route, summarize
 from bilevel.protocol import Array
 
 
@@ -79,11 +79,10 @@ def mlp(p: Any, x: Array) -> Array:
 
 
 def full_attention(p: Any, x: Array) -> Array:
-    """Every token attends to every token; LCE on the input, or on the values where p says so."""
-    n, h, w, _ = x.shape
+    """Every token attends to every token, BRA with a single region; LCE on the input, or on the
+    values where p says so."""
     q, k, v = split_heads(p.qkv(x), p.num_heads)
-    q, k, v_all = (y.reshape(n, 1, h * w, *y.shape[3:]) for y in (q, k, v))
-    out, _ = attend(q, k, v_all, scale=p.scale, backend=p.backend)
+    out = bra(q, k, v, topk=1, regions=1, scale=p.scale, backend=p.backend)
     local = v.reshape(x.shape) if p.lce_on_values else x
     return p.proj(out.reshape(x.shape) + p.lce(local))
 

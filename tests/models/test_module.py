@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from bilevel import BackendRefused, ShapeError, WeightsError, models
+from bilevel import ShapeError, WeightsError, models
 from bilevel.models import BiFormer, BiFormerConfig
 from bilevel.models.module import DropPath, NchwPaddedAttention
-from bilevel.registry import load
+from bilevel.registry import _LOADED, load
 
 MICRO = BiFormerConfig(
     depths=(1, 1, 2, 1), embed_dims=(8, 16, 32, 64), head_dim=8, regions=3, num_classes=5
@@ -148,20 +148,50 @@ def test_a_map_smaller_than_the_regions_lowers_them():
 
 @pytest.mark.parametrize("padding", ["masked", "official"])
 @pytest.mark.parametrize("variant", ["legacy", "nchw"])
-def test_the_backend_is_passed_on_to_every_primitive(padding, variant):
-    used = set()
+def test_the_backend_is_passed_on_to_every_layer(padding, variant):
+    calls = []
 
-    def spy(name):
-        return lambda *arguments: used.add(name) or getattr(torch_backend, name)(*arguments)
+    def bra(*arguments):
+        calls.append(arguments)
+        return torch_backend.bra(*arguments)
+
+    def other(*_):
+        raise AssertionError("a layer used another backend")
 
     torch_backend = load("torch")
-    names = ("partition", "merge", "summarize", "route", "gather", "attend")
-    silent = replace(torch_backend, **{name: spy(name) for name in names})
+    counting = replace(torch_backend, bra=bra)
     config = replace(MICRO, padding=padding, variant=variant)
-    build(config, backend=silent)(images(1, 3, 40, 40))
-    assert used == set(names)
-    with pytest.raises(BackendRefused, match="'numpy' takes only"):
-        build(config, backend="numpy")(images(1, 3, 32, 32))
+    x = images(1, 3, 40, 40)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(_LOADED, "torch", replace(torch_backend, bra=other, bra_routes=other))
+        out = build(config, backend=counting)(x)
+    assert len(calls) == sum(config.depths)
+    assert torch.equal(out, build(config)(x))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_numpy_trains_a_torch_model(variant):
+    """Attention and its gradients by the other library, all else by torch."""
+    config, x = VARIANTS[variant], images(2, 3, 40, 33)
+    steps = []
+    for backend in (None, "numpy"):
+        model = build(config, backend=backend).train()
+        model(x).square().sum().backward()
+        torch.optim.SGD(model.parameters(), 0.01).step()
+        steps.append([(p.grad, p.detach()) for p in model.parameters()])
+    for ours, theirs in zip(*steps, strict=True):
+        torch.testing.assert_close(theirs, ours, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("padding", ["masked", "official"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_torch_computes_the_attention_of_a_numpy_model(variant, padding):
+    config = replace(VARIANTS[variant], padding=padding)
+    params = {name: value.numpy() for name, value in build(config).state_dict().items()}
+    x = images(2, 3, 40, 33).numpy()
+    out = models.apply(config, params, x, backend="torch")
+    assert isinstance(out, np.ndarray)
+    np.testing.assert_allclose(out, models.apply(config, params, x), rtol=1e-10, atol=1e-12)
 
 
 def test_the_module_is_a_good_citizen_of_torch():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import bilevel
-from bilevel import ArrayError, BackendRefused, BackendUnavailable, Grid, ShapeError
+from bilevel import ArrayError, BackendRefused, BackendUnavailable, Grid, ShapeError, registry
 
 GRID = Grid((4, 4), 2)
 
@@ -235,12 +236,29 @@ def test_unknown_backend() -> None:
         bra(backend="jax")
 
 
-def test_backend_of_another_library(torch: ModuleType) -> None:
-    message = "'numpy' takes only float16, float32, float64 numpy .* got float32 torch .* on cpu"
+def test_a_backend_of_another_library_that_does_not_take_the_arrays(torch: ModuleType) -> None:
+    message = "'numpy' takes only float16, float32, float64 numpy arrays on cpu, got bfloat16 torch"
     with pytest.raises(BackendRefused, match=message):
-        bra(*[torch.ones(1, 4, 4, 2, 3)] * 3, backend="numpy")
-    with pytest.raises(BackendRefused, match=r"'torch' takes only .* got float32 numpy arrays"):
-        bra(backend="torch")
+        bra(*[torch.ones(1, 4, 4, 2, 3, dtype=torch.bfloat16)] * 3, backend="numpy")
+
+
+def test_a_backend_that_exchanges_no_arrays(torch: ModuleType) -> None:
+    numpy = registry.load("numpy")
+    takes_all = replace(numpy, exchange=None, refuses=lambda problem: None)
+    message = "'numpy' exchanges no arrays .* convert the torch arrays to numpy first"
+    with pytest.raises(BackendRefused, match=message):
+        bra(*[torch.ones(1, 4, 4, 2, 3)] * 3, backend=takes_all)
+    with pytest.raises(BackendRefused, match=r"'numpy' takes only .* got float32 torch arrays"):
+        bra(*[torch.ones(1, 4, 4, 2, 3)] * 3, backend=replace(numpy, exchange=None))
+
+
+def test_arrays_on_another_device_are_told_how_to_move(torch: ModuleType) -> None:
+    x = torch.ones(1, 4, 4, 2, 3, device="meta")
+    message = r"numpy arrays on cpu, got float32 torch arrays on meta; move them: x\.cpu\(\)$"
+    with pytest.raises(BackendRefused, match=message):
+        bra(x, x, x, backend="numpy")
+    with pytest.raises(ArrayError, match="routes to be an integer torch array on meta, got int64"):
+        bra(x, x, x, routes=torch.zeros(1, 4, 1, dtype=torch.int64))
 
 
 def test_the_kinds_of_errors_are_those_of_python() -> None:
