@@ -4,7 +4,7 @@ what came, and what to do."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isfinite, prod
+from math import isfinite, nan, prod
 from numbers import Real
 from operator import index as as_index
 
@@ -23,7 +23,7 @@ def float_problem(**arrays: Array) -> Problem:
     if problem.dtype not in FLOATS:
         raise ArrayError(
             f"expected {first} to be {', '.join(FLOATS[:-1])} or {FLOATS[-1]}, "
-            f"got {problem.dtype}; convert it"
+            f"got {problem.dtype}; {_conversion(first, problem.dtype)}"
         )
     devices = {name: getattr(x, "device", None) for name, x in arrays.items()}
     for name, other in described.items():
@@ -35,9 +35,16 @@ def float_problem(**arrays: Array) -> Problem:
             if mine != its and None not in (mine, its):  # a tracer has no device: it fits any
                 raise ArrayError(
                     f"expected {name} to have the {aspect} of {first}, {mine}, got {its}; "
-                    "convert one of them"
+                    f"{_conversion(name, other.dtype, 'convert one of them')}"
                 )
     return problem
+
+
+def _conversion(name: str, dtype: str, otherwise: str = "convert it") -> str:
+    """What to do with an array of a dtype that is not taken."""
+    if dtype.startswith(("<", ">")):  # how NumPy writes the byte order of another machine
+        return f"convert it to native byte order: {name}.astype({name}.dtype.newbyteorder('='))"
+    return otherwise
 
 
 def index_problem(index: Array) -> Problem:
@@ -82,7 +89,7 @@ def check_index(
     if "int" not in got.dtype or got.library != of.library or str(where) != str(there):
         raise ArrayError(
             f"expected {name} to be an integer {of.library} array on {there}, "
-            f"got {got.dtype} {got.library} on {where}"
+            f"got {got.dtype} {got.library} on {where}; {_conversion(name, got.dtype)}"
         )
     sizes = tuple(index.shape)
     axes = [letter if n is None else f"{letter}={n}" for letter, n in zip("NR", shape, strict=True)]
@@ -153,6 +160,10 @@ def scale_or_default(scale: object, head_dim: int) -> float:
     """``scale``, or ``head_dim ** -0.5``."""
     if scale is None:
         return float(head_dim**-0.5)
-    if not isinstance(scale, Real) or not isfinite(scale):
+    try:
+        factor = nan if isinstance(scale, bool) or not isinstance(scale, Real) else float(scale)
+    except OverflowError:  # an integer beyond any float
+        factor = nan
+    if not isfinite(factor):
         raise ShapeError(f"expected scale to be a finite number or None, got {scale!r}")
-    return float(scale)
+    return factor

@@ -100,12 +100,17 @@ def describe(x: Array) -> Problem:
     ArrayError
         If ``x`` is not an array of a library that an installed backend works on.
     """
-    library = _library_of(type(x)) if hasattr(x, "dtype") else None
+    kind = type(x)
+    library = _library_of(kind) if hasattr(x, "dtype") else None
     if library is None:
+        advice = (
+            "its mask would be ignored: fill it, or give the plain array"
+            if _masked(kind)
+            else "bilevel.backends() lists what is installed"
+        )
         raise ArrayError(
             f"expected an array of one of the libraries {', '.join(_libraries())}, "
-            f"got {type(x).__module__}.{type(x).__qualname__}; "
-            "bilevel.backends() lists what is installed"
+            f"got {kind.__module__}.{kind.__qualname__}; {advice}"
         )
     device = str(getattr(x, "device", "cpu")).partition(":")[0]
     return Problem(library, device, str(x.dtype).rpartition(".")[-1])
@@ -142,9 +147,16 @@ def _choose(library: str, device: str, dtype: str, asked: str | None) -> str:
 
 
 def _library_of(kind: type) -> str | None:
-    """The library that an array of this type belongs to, among those of installed backends."""
+    """The library that an array of this type belongs to, among those of installed backends; None
+    where a mask would be lost on the way."""
+    if _masked(kind):
+        return None
     modules = (base.__module__.partition(".")[0] for base in kind.__mro__)
     return next((module for module in modules if module in _libraries()), None)
+
+
+def _masked(kind: type) -> bool:
+    return any(base.__name__ in ("MaskedArray", "MaskedTensor") for base in kind.__mro__)
 
 
 def _libraries() -> list[str]:

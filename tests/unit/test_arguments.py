@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
@@ -39,6 +41,53 @@ def test_not_an_array(name: str) -> None:
 def test_not_floating_point(dtype: str) -> None:
     with pytest.raises(ArrayError, match=f"expected q to be float16, .*float64, got {dtype}"):
         bra(q=tokens(1, 4, 4, 2, 3, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "bool", "complex64", "complex128"])
+def test_tensors_that_are_not_floating_point(torch: ModuleType, dtype: str) -> None:
+    x = torch.ones(1, 4, 4, 2, 3, dtype=getattr(torch, dtype))
+    with pytest.raises(ArrayError, match=f"expected q to be float16, .*, got {dtype}; convert it"):
+        bra(x, x, x)
+    with pytest.raises(ArrayError, match=f"expected x to be float16, .*, got {dtype}; convert it"):
+        bilevel.partition(x, GRID)
+
+
+@pytest.mark.parametrize("dtype", ["object", "S4", "datetime64[s]", [("a", "f4")]], ids=str)
+def test_no_numbers(dtype: Any) -> None:
+    with pytest.raises(ArrayError, match=r"expected q to be float16, .* or float64, got"):
+        bra(q=np.zeros((1, 4, 4, 2, 3), dtype))
+
+
+SWAPPED = {"little": ">", "big": "<"}[sys.byteorder]
+
+
+@pytest.mark.parametrize("name", ["q", "k", "v"])
+def test_foreign_byte_order(name: str) -> None:
+    message = (
+        rf"convert it to native byte order: {name}\.astype\({name}\.dtype\.newbyteorder\('='\)"
+    )
+    x = tokens(1, 4, 4, 2, 3, dtype=f"{SWAPPED}f4")
+    with pytest.raises(ArrayError, match=message):
+        bra(**{name: x})
+    assert bra(**{name: x.astype(x.dtype.newbyteorder("="))}).shape == x.shape
+
+
+def test_routes_of_foreign_byte_order() -> None:
+    message = "got >i8 numpy on cpu; convert it to native byte order: routes"
+    with pytest.raises(ArrayError, match=message.replace(">", SWAPPED)):
+        bra(routes=np.zeros((1, 4, 1), f"{SWAPPED}i8"))
+
+
+def test_masked_arrays(torch: ModuleType) -> None:
+    """Their masks would be ignored without a word."""
+    masked = np.ma.masked_array(tokens(1, 4, 4, 2, 3), mask=False)
+    message = r"got numpy\.ma\..*MaskedArray; its mask would be ignored: fill it, or give the plain"
+    for name in ("q", "k", "v"):
+        with pytest.raises(ArrayError, match=message):
+            bra(**{name: masked})
+    with pytest.raises(ArrayError, match=message):
+        bra(routes=np.ma.masked_array(np.zeros((1, 4, 1), int)))
+    assert bra(masked.filled(0)).shape == masked.shape
 
 
 @pytest.mark.parametrize("name", ["k", "v"])
@@ -93,9 +142,11 @@ def test_more_regions_than_tokens() -> None:
         bra(kv_regions=(1, 5))
 
 
-@pytest.mark.parametrize("topk", [0, -1, 5, 2.0, True, None, "2"], ids=repr)
+@pytest.mark.parametrize(
+    "topk", [0, -1, 5, 10**30, 2.0, True, np.True_, np.float32(2), None, "2"], ids=repr
+)
 def test_topk(topk: Any) -> None:
-    message = f"expected topk to be an integer from 1 to 4, .* got {topk!r}"
+    message = f"expected topk to be an integer from 1 to 4, .* got {re.escape(repr(topk))}"
     with pytest.raises(ShapeError, match=message):
         bra(topk=topk)
     with pytest.raises(ShapeError, match=message):
@@ -113,7 +164,9 @@ def test_topk_is_any_integer(integer: Any) -> None:
     np.testing.assert_array_equal(bra(topk=integer), bra(topk=2))
 
 
-@pytest.mark.parametrize("scale", [float("nan"), float("inf"), "1", 1j], ids=repr)
+@pytest.mark.parametrize(
+    "scale", [float("nan"), float("inf"), 10**400, True, np.True_, "1", 1j], ids=repr
+)
 def test_scale(scale: Any) -> None:
     with pytest.raises(ShapeError, match="expected scale to be a finite number or None, got"):
         bra(scale=scale)
@@ -141,6 +194,47 @@ def test_scale_is_any_real_number() -> None:
 def test_routes(routes: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         bra(routes=routes)
+
+
+INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_routes_of_any_integers(torch: ModuleType, dtype: str, library: str, backend: str) -> None:
+    x, routes = tokens(1, 4, 4, 2, 3), np.arange(8).reshape(1, 4, 2) % 4
+    expected = bra(routes=routes)
+    given, outside = routes.astype(dtype), np.full((1, 4, 2), 100, dtype)
+    if library == "torch":
+        x, given, outside = map(torch.from_numpy, (x, given, outside))
+    np.testing.assert_allclose(bra(x, x, x, routes=given, backend=backend), expected, rtol=1e-6)
+    with pytest.raises(ShapeError, match="regions from 0 to 3, got values from 100 to 100"):
+        bra(x, x, x, routes=outside, backend=backend)
+
+
+UNSUPPORTED = pytest.mark.xfail(reason="torch promotes no unsigned integers but uint8")
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        pytest.param(dtype, marks=UNSUPPORTED) if dtype in ("uint16", "uint32", "uint64") else dtype
+        for dtype in INTEGERS
+    ],
+)
+def test_tensors_of_any_integers(torch: ModuleType, dtype: str) -> None:
+    """In every formulation, and in the primitives."""
+    q, k, v = torch.randn(3, 1, 8, 8, 2, 4, dtype=torch.float64).unbind()
+    index = torch.arange(32).view(1, 16, 2) % 16
+    of_dtype, how = index.to(getattr(torch, dtype)), (Grid((8, 8), 4), Grid((8, 8), 4), 0.5)
+    for function in registry.load("torch").formulations.values():
+        torch.testing.assert_close(
+            function(q, k, v, of_dtype, *how), function(q, k, v, index, *how), rtol=0, atol=0
+        )
+    regions, ragged = bilevel.partition(k, how[0]), Grid((9, 9), 4)
+    assert bilevel.gather(regions, of_dtype).equal(bilevel.gather(regions, index))
+    assert bilevel.key_mask(of_dtype, ragged).equal(bilevel.key_mask(index, ragged))
 
 
 def test_routes_of_another_library(torch: ModuleType) -> None:
