@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import bilevel
-from bilevel import Grid
+from bilevel import Backend, Grid
+from bilevel.testing.arrays import from_numpy, home_of, to_numpy
+from bilevel.testing.operator import spread_over_tokens
 
 
 def column(*values: float) -> np.ndarray:
@@ -96,3 +98,37 @@ def test_masked_nan_spoils_no_gradient(torch: ModuleType) -> None:
     leaves = [x.requires_grad_() for x in (q, k, v)]
     out = bilevel.attend(*leaves, mask=mask).out
     assert all(g.isfinite().all() for g in torch.autograd.grad(out.sum(), leaves))
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"], indirect=True)
+@pytest.mark.parametrize("where", ["q", "k", "v"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("size", [(8, 8), (9, 7)])
+def test_what_is_not_finite_reaches_only_what_attends_to_it(
+    backend: Backend, where: str, value: float, size: tuple[int, int]
+) -> None:
+    """Whatever routes are found, they are in range and distinct."""
+    how = {"regions": 4, "topk": 3, "backend": backend}
+    numbers = np.random.default_rng(0).standard_normal((3, 2, *size, 2, 4))
+    clean = dict(zip("qkv", numbers, strict=True))
+    spoiled = {**clean, where: clean[where].copy()}
+    spoiled[where][0, 0, 0] = value  # of the first region of the first image
+    home = home_of(backend)
+    out, routes = bilevel.bra(
+        **{name: from_numpy(x, home) for name, x in spoiled.items()}, **how, return_routes=True
+    )
+    index = to_numpy(routes.index)
+    assert index.min() >= 0
+    assert index.max() < 16
+    assert (np.diff(np.sort(index), axis=-1) > 0).all()
+    reached = spread_over_tokens((index == 0).any(-1), Grid(size, 4))
+    reached[1] = False
+    if where == "q":
+        reached[:] = False
+        reached[0, 0, 0] = True
+    expected = bilevel.bra(
+        **{name: from_numpy(x, home) for name, x in clean.items()}, **how, routes=routes.index
+    )
+    np.testing.assert_allclose(to_numpy(out)[~reached], to_numpy(expected)[~reached], rtol=1e-12)
+    if np.isnan(value):
+        assert np.isnan(to_numpy(out)[reached]).all()
