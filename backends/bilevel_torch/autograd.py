@@ -37,10 +37,12 @@ class _CustomVjp(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.pullback = output[1]
         ctx.others = len(inputs) - 4  # neither vjp nor q, k, v
+        ctx.save_for_backward(*inputs[1:4])  # the pullback reads their memory
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_out: Tensor, _: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, d_out: Tensor, d_pullback: None) -> tuple[Tensor | None, ...]:
+        _ = ctx.saved_tensors  # raises, if one was written to since
         return (None, *ctx.pullback(d_out), *(None,) * ctx.others)
 
 

@@ -24,6 +24,11 @@ def extent(index: Tensor) -> tuple[int, int] | None:
     return int(index.long().min()), int(index.long().max())
 
 
+def give(x: Tensor) -> Tensor:
+    """Memory as it is meant: without a graph, and without a negation that is yet to be done."""
+    return x.detach().resolve_neg()
+
+
 BACKEND = Backend(
     name="torch",
     library="torch",
@@ -40,5 +45,5 @@ BACKEND = Backend(
     formulations=FORMULATIONS,
     vjp=vjp,
     extent=extent,
-    exchange=Exchange(from_dlpack, Tensor.detach, custom_vjp),
+    exchange=Exchange(from_dlpack, give, custom_vjp),
 )

@@ -89,13 +89,15 @@ def dense(
         k, v = (x.clone(memory_format=torch.contiguous_format) for x in (k, v))
         return biased(q, k, v, index, q_grid, k_grid, scale).to(dtype)
     # A weight of zero times NaN is NaN: what is not finite must reach the outputs routed to alone.
-    clean_k, clean_v = (torch.where(torch.isfinite(x), x, 0) for x in (k, v))
+    # There it makes NaN of the whole head.
+    finite_k, finite_v = torch.isfinite(k), torch.isfinite(v)
+    clean_k, clean_v = torch.where(finite_k, k, 0), torch.where(finite_v, v, 0)
     out = biased(q, clean_k, clean_v, index, q_grid, k_grid, scale)
-    spoiled = torch.where(torch.isfinite(k), 0, torch.nan).sum(-1, keepdim=True) + v - clean_v
-    of_region = summarize(spoiled.detach(), k_grid)
+    finite = (finite_k.all(-1) & finite_v.all(-1)).unsqueeze(-1)
+    of_region = summarize(torch.where(finite, 0.0, torch.nan).to(q.dtype), k_grid)
     reached = take_regions(of_region, index).view(*index.shape, of_region.shape[-1]).sum(2)
-    shape = (q.shape[0], *q_grid.spatial, *out.shape[-2:])
-    return (out + reached.index_select(1, token_regions(q_grid, q.device)).view(shape)).to(dtype)
+    of_token = reached.index_select(1, token_regions(q_grid, q.device))
+    return (out + of_token.view(*out.shape[:-1], 1)).to(dtype)
 
 
 def biased(

@@ -122,7 +122,7 @@ def take_regions(x: Tensor, index: Tensor) -> Tensor:
     *outer, regions, row = x.shape
     table = prod(outer)
     first = torch.arange(table, device=x.device).view(*outer, 1, 1) * regions
-    return x.reshape(table * regions, row).index_select(0, (index + first).flatten())
+    return x.reshape(table * regions, row).index_select(0, (index.long() + first).flatten())
 
 
 def key_mask(index: Tensor, grid: Grid) -> Tensor:

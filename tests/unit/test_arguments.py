@@ -213,16 +213,7 @@ def test_routes_of_any_integers(torch: ModuleType, dtype: str, library: str, bac
         bra(x, x, x, routes=outside, backend=backend)
 
 
-UNSUPPORTED = pytest.mark.xfail(reason="torch promotes no unsigned integers but uint8")
-
-
-@pytest.mark.parametrize(
-    "dtype",
-    [
-        pytest.param(dtype, marks=UNSUPPORTED) if dtype in ("uint16", "uint32", "uint64") else dtype
-        for dtype in INTEGERS
-    ],
-)
+@pytest.mark.parametrize("dtype", INTEGERS)
 def test_tensors_of_any_integers(torch: ModuleType, dtype: str) -> None:
     """In every formulation, and in the primitives."""
     q, k, v = torch.randn(3, 1, 8, 8, 2, 4, dtype=torch.float64).unbind()
