@@ -27,7 +27,7 @@ class Cost(NamedTuple):
     """What one image costs, forward."""
 
     flops: int
-    """Floating-point operations of matrix products: two for a multiplication and its sum."""
+    """Floating-point operations of matrix products, two for a multiplication and its sum."""
     exps: int
     """Exponentials of the softmax."""
     bytes_moved: int
@@ -36,7 +36,7 @@ class Cost(NamedTuple):
     """The most memory at once beyond q, k and v, the output included. On a single axis regions
     are views, and less is needed."""
     nanoseconds: float
-    """Time on two cores of one CPU: an estimate to compare formulations by, no promise."""
+    """Time on two cores of one CPU, an estimate to compare formulations by and no promise."""
 
 
 class Sizes(NamedTuple):
@@ -163,7 +163,7 @@ def cost(
     --------
     >>> costs = cost((56, 56), topk=1, heads=2)
     >>> min(costs, key=lambda name: costs[name].nanoseconds)
-    'matmul'
+    'flash'
     """
     grid = Grid(spatial, regions)
     if dtype not in COMPUTE_BYTES:
