@@ -16,9 +16,9 @@ from bilevel_torch.autograd import needs_gradient, recomputed, traced, transform
 from bilevel_torch.formulations import attend_rows, dense, heads_first, merge_heads_first, rows
 from bilevel_torch.primitives import full_precision, route, summarize
 
-PART = 16 * 2**20
-"""Bytes that a part of a call takes, about: memory that is used again stays mapped, and mostly in
-cache, so that without gradients parts are faster too."""
+PART = 48 * 2**20
+"""Bytes that a part of a call takes, about. Without gradients, a call of more is computed in parts,
+whose memory is used again, so that it stays mapped."""
 
 BOUND = 256 * 2**20
 """Bytes that a call may take with gradients, beyond twice q, k and v, before it is computed in
