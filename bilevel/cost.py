@@ -191,11 +191,12 @@ class Plan(NamedTuple):
 
 
 def plan(spatial: Sequence[int], topk: int = 4) -> Plan:
-    """The number of regions that makes routing and attention cheapest (section 3.4 of the paper).
+    """The number of regions that makes routing and attention cheapest (the paper's complexity
+    analysis of BRA).
 
     Few regions are large: there is much to attend to. Many are dear to route between. For S
     regions on each of d axes and P tokens, the cost per channel is ``2 * S**(2 * d)`` for routing
-    and ``2 * topk * P**2 / S**d`` for attention, which the paper's equations 9 and 10 balance.
+    and ``2 * topk * P**2 / S**d`` for attention, which the paper balances.
 
     Parameters
     ----------

@@ -33,23 +33,7 @@ def adapted(foreign: Backend, home: Backend, theirs: Exchange, ours: Exchange) -
     refuse arrays that need them.
     """
 
-    def inward(*arguments: Any) -> list[Any]:
-        return [moved(x) if _is_array(x) else x for x in arguments]
-
-    def moved(x: Array) -> Array:
-        try:
-            return theirs.take(ours.give(x))
-        except Exception as error:
-            raise BackendRefused(
-                f"backend {foreign.name!r} cannot read this {home.library} array ({error}); "
-                f"convert it to {foreign.library}, or use a backend for {home.library}"
-            ) from error
-
-    def outward(result: Any) -> Any:
-        if isinstance(result, tuple):
-            parts = [outward(x) for x in result]
-            return type(result)(*parts) if hasattr(result, "_fields") else tuple(parts)
-        return ours.take(theirs.give(result)) if _is_array(result) else result
+    inward, outward = _crossing(foreign, home, theirs, ours)
 
     def constant(function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *arguments: outward(function(*inward(*arguments)))
@@ -90,6 +74,33 @@ def adapted(foreign: Backend, home: Backend, theirs: Exchange, ours: Exchange) -
         bra_vjp=vjp,
         extent=home.extent,
     )
+
+
+def _crossing(
+    foreign: Backend, home: Backend, theirs: Exchange, ours: Exchange
+) -> tuple[Callable[..., list[Any]], Callable[[Any], Any]]:
+    """The way of arguments to the foreign library, and that of results back; what is no array
+    goes as it is."""
+
+    def inward(*arguments: Any) -> list[Any]:
+        return [moved(x) if _is_array(x) else x for x in arguments]
+
+    def moved(x: Array) -> Array:
+        try:
+            return theirs.take(ours.give(x))
+        except Exception as error:
+            raise BackendRefused(
+                f"backend {foreign.name!r} cannot read this {home.library} array ({error}); "
+                f"convert it to {foreign.library}, or use a backend for {home.library}"
+            ) from error
+
+    def outward(result: Any) -> Any:
+        if isinstance(result, tuple):
+            parts = [outward(x) for x in result]
+            return type(result)(*parts) if hasattr(result, "_fields") else tuple(parts)
+        return ours.take(theirs.give(result)) if _is_array(result) else result
+
+    return inward, outward
 
 
 def _differentiable(

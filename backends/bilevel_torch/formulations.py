@@ -6,6 +6,7 @@ k routed regions, L = k * T.
 
 from __future__ import annotations
 
+from functools import partial
 from math import prod
 
 import torch
@@ -13,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from bilevel.grid import Grid
-from bilevel_torch.autograd import traced
+from bilevel_torch.autograd import recomputed, traced
 from bilevel_torch.primitives import (
     accumulator,
     axis_regions,
@@ -35,11 +36,18 @@ def rows(
     scale: float,
     *,
     flash: bool,
+    at_once: int | None = None,
 ) -> Tensor:
     """Copy the routed regions of each query region, then attend: with ``flash`` in one kernel that
-    keeps no scores, else by matrix products."""
-    tables = heads_first(q, q_grid), heads_first(k, k_grid), heads_first(v, k_grid)
-    out = attend_rows(*tables, index, k_grid, scale, flash=flash)
+    keeps no scores, else by matrix products. So many query regions ``at_once``, each lot computed
+    again in the backward pass; None is all, and none again."""
+    attend = partial(attend_rows, k_grid=k_grid, scale=scale, flash=flash)
+    queries, keys, values = heads_first(q, q_grid), heads_first(k, k_grid), heads_first(v, k_grid)
+    if at_once is None:
+        out = attend(queries, keys, values, index)
+    else:
+        lots = zip(torch.split(queries, at_once, 2), torch.split(index, at_once, 1), strict=True)
+        out = torch.cat([recomputed(attend, lot, keys, values, to) for lot, to in lots], dim=2)
     return merge_heads_first(out.to(q.dtype), q_grid)
 
 

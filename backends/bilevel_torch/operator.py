@@ -13,7 +13,7 @@ from bilevel.cost import Cost, formulations, sizes
 from bilevel.grid import Grid
 from bilevel.protocol import Routes
 from bilevel_torch.autograd import needs_gradient, recomputed, traced, transformed
-from bilevel_torch.formulations import attend_rows, dense, heads_first, merge_heads_first, rows
+from bilevel_torch.formulations import dense, rows
 from bilevel_torch.primitives import full_precision, route, summarize
 
 PART = 48 * 2**20
@@ -60,32 +60,11 @@ def in_parts(
     images = max(1, int(1 / parts_per_image))
     if parts_per_image > 1 and name != "dense":
         regions = max(1, int(q_grid.num_regions / parts_per_image))
-        attend = partial(by_regions, regions, flash=name == "flash", **how)
+        attend = partial(FORMULATIONS[name], at_once=regions, **how)
     else:
         attend = partial(recomputed, partial(FORMULATIONS[name], **how))
     parts = zip(*(torch.split(x, images) for x in (q, k, v, index)), strict=True)
     return torch.cat([attend(*part) for part in parts])
-
-
-def by_regions(
-    regions: int,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    index: Tensor,
-    q_grid: Grid,
-    k_grid: Grid,
-    scale: float,
-    *,
-    flash: bool,
-) -> Tensor:
-    """:func:`rows`, so many query regions at a time."""
-    attend = partial(recomputed, partial(attend_rows, k_grid=k_grid, scale=scale, flash=flash))
-    keys, values = heads_first(k, k_grid), heads_first(v, k_grid)
-    queries = torch.split(heads_first(q, q_grid), regions, dim=2)
-    indices = torch.split(index, regions, dim=1)
-    parts = [attend(q, keys, values, i) for q, i in zip(queries, indices, strict=True)]
-    return merge_heads_first(torch.cat(parts, dim=2).to(q.dtype), q_grid)
 
 
 def fastest(q: Tensor, v: Tensor, index: Tensor, q_grid: Grid, k_grid: Grid) -> tuple[str, Cost]:
