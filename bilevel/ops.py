@@ -147,8 +147,10 @@ def _prepare(
     kv_regions: int | Sequence[int] | None,
     backend: str | Backend | None,
 ) -> _Call:
-    chosen = resolve(checks.float_problem(q=q, k=k, v=v), backend)
+    problem = checks.float_problem(q=q, k=k, v=v)
     q_grid, k_grid = checks.bra_grids(q, k, v, regions, kv_regions)
+    channels, axes = max(k.shape[-1], v.shape[-1]), max(q_grid.ndim, k_grid.ndim)
+    chosen = resolve(problem._replace(head_dim=channels, axes=axes), backend)
     scale = checks.scale_or_default(scale, q.shape[-1])
     if routes is None:
         checks.check_topk(topk, k_grid.num_regions)

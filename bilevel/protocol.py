@@ -46,6 +46,10 @@ class Problem(NamedTuple):
     """The kind of device the arrays are on, as ``"cpu"`` or ``"cuda"``."""
     dtype: str
     """``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``."""
+    head_dim: int | None = None
+    """For ``bra``, the channels per head of keys or of values, whichever have more."""
+    axes: int | None = None
+    """For ``bra``, the spatial axes of queries or of keys, whichever have more."""
 
 
 class Exchange(NamedTuple):
@@ -127,3 +131,8 @@ class BackendSpec:
     """Where the backend is, as ``"module:attribute"``."""
     priority: int = 0
     """Among backends for one library, the highest that accepts the problem is chosen."""
+    devices: tuple[str, ...] = ()
+    """The kinds of devices it works on: for arrays on others it is not even imported, unless asked
+    for by name. Empty is all."""
+    modules: tuple[str, ...] = ()
+    """What it imports beside the library and may not be there."""

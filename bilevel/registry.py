@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bilevel.errors import ArrayError, BackendRefused, BackendUnavailable, BilevelError
 from bilevel.protocol import Array, Backend, BackendSpec, Problem
@@ -128,22 +128,33 @@ def resolve(problem: Problem, backend: str | Backend | None = None) -> Backend:
     """
     if isinstance(backend, Backend):
         return _accepting(backend, problem)
-    return _LOADED[_choose(problem.library, problem.device, problem.dtype, backend)]
+    return _LOADED[_choose(backend, *problem)]
 
 
-def _choose(library: str, device: str, dtype: str, asked: str | None) -> str:
+def _choose(asked: str | None, *of_problem: Any) -> str:
     """The name of the backend for a problem, which is loaded then."""
-    problem = Problem(library, device, dtype)
+    problem = Problem(*of_problem)
     if asked is not None:
         _accepting(load(asked), problem)
         return asked
     refusals = []
-    for spec in _candidates(library):
-        reason = load(spec.name).refuses(problem)
-        if reason is None:
+    for spec in _candidates(problem.library):
+        why_not = _why_not(spec, problem)
+        if why_not is None:
             return spec.name
-        refusals.append(_refusal(spec.name, problem, reason))
+        refusals.append(why_not)
     raise BackendRefused("; ".join(refusals))
+
+
+def _why_not(spec: BackendSpec, problem: Problem) -> str | None:
+    """What stands against choosing a backend that was not asked for; None if nothing does."""
+    if spec.devices and problem.device not in spec.devices:
+        return _refusal(spec.name, problem, f"arrays on {' or '.join(spec.devices)}")
+    try:
+        reason = load(spec.name).refuses(problem)
+    except BackendUnavailable as error:
+        return str(error)
+    return None if reason is None else _refusal(spec.name, problem, reason)
 
 
 def _library_of(kind: type) -> str | None:
@@ -200,10 +211,10 @@ _MOVES = {
 
 
 def _refusal(name: str, problem: Problem, reason: str) -> str:
-    return (
-        f"backend {name!r} takes only {reason}, got {problem.dtype} "
-        f"{problem.library} arrays on {problem.device}"
-    )
+    got = f"{problem.dtype} {problem.library} arrays on {problem.device}"
+    if problem.head_dim is not None:
+        got += f", {problem.head_dim} channels per head, {problem.axes} spatial axes"
+    return f"backend {name!r} takes only {reason}, got {got}"
 
 
 def backends() -> list[BackendStatus]:
@@ -224,5 +235,6 @@ def _status(spec: BackendSpec) -> BackendStatus:
         version: str | None = metadata.version(spec.requires)
     except metadata.PackageNotFoundError:
         version = None
-    why_not = None if find_spec(spec.library) else f"{spec.library} is not installed"
+    missing = (name for name in (spec.library, *spec.modules) if not find_spec(name))
+    why_not = next((f"{name} is not installed" for name in missing), None)
     return BackendStatus(spec.name, spec.library, version, why_not, spec.install)

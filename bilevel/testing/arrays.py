@@ -70,8 +70,9 @@ def to_numpy(x: Array) -> NumpyArray:
 
 def contiguous_copy(x: Array) -> Array:
     """A copy in row-major order, in the library of ``x``; writable where the library has that."""
-    library, device, dtype = describe(x)
-    return _made(to_numpy(x), Home(library, device), dtype)
+    described = describe(x)
+    home = Home(described.library, described.device)
+    return _made(to_numpy(x), home, described.dtype)
 
 
 def _made(x: NumpyArray, home: Home, dtype: Any) -> Array:

@@ -70,10 +70,12 @@ def attention_bound(
 
     An error s in the scores multiplies a weight by exp(s) at most, and likewise the sum of
     weights; exponential, two sums over the keys and the division add 2 * keys + 10 roundings.
+    Weights may be held in ``dtype``, as products of matrices take them.
     """
     u = ROUNDOFF[accumulator(dtype)]
     scores = score_bound(q, k, scale, dtype)
-    return expm1(2 * scores + (2 * keys + 10) * u) * largest(v)
+    weights = ROUNDOFF[dtype] + UNDERFLOW.get(dtype, 0.0) * keys
+    return (expm1(2 * scores + (2 * keys + 10) * u) + weights) * largest(v)
 
 
 def rounding_bound(x: NumpyArray, dtype: str) -> NumpyArray:

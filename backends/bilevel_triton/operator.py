@@ -1,0 +1,121 @@
+"""Routed attention as operators of torch: what autograd and torch.compile need to know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bilevel.grid import Grid
+from bilevel.protocol import Pullback
+from bilevel_torch.autograd import transformed
+from bilevel_torch.operator import bra as torch_bra
+from bilevel_triton import backward, forward, memory
+from bilevel_triton.call import Call
+
+
+def bra(
+    q: Tensor, k: Tensor, v: Tensor, index: Tensor, q_grid: Grid, k_grid: Grid, scale: float
+) -> Tensor:
+    """Equations 6 and 7 of BiFormer, in one kernel. torch.func knows no rules for it, and transforms
+    what torch computes."""
+    if transformed():
+        return torch_bra(q, k, v, index, q_grid, k_grid, scale)
+    out, _ = attend_routed(q, k, v, index, q_grid.regions, k_grid.regions, scale)
+    return out
+
+
+def bra_vjp(
+    q: Tensor, k: Tensor, v: Tensor, index: Tensor, q_grid: Grid, k_grid: Grid, scale: float
+) -> tuple[Tensor, Pullback]:
+    """The operator and its pullback, without a graph."""
+    how = (q_grid.regions, k_grid.regions, scale)
+    with torch.no_grad():
+        out, lse = attend_routed(q, k, v, index, *how)
+
+    @torch.no_grad()
+    def pullback(d_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return attend_routed_backward(d_out, q, k, v, index, out, lse, *how)
+
+    return out, pullback
+
+
+@torch.library.custom_op("bilevel::attend_routed", mutates_args=())
+def attend_routed(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    index: Tensor,
+    q_regions: Sequence[int],
+    k_regions: Sequence[int],
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """The output ``(N, *spatial, M, Dv)``, and of each query the logarithm of the softmax's
+    denominator to base 2, float32 ``(N, M, tokens)``."""
+    out, lse = _empty_outputs(q, v)
+    if out.numel():
+        with torch.cuda.device_of(q):
+            call = Call(q, k, v, index, tuple(q_regions), tuple(k_regions), scale)
+            forward.run(call, out, lse)
+    return out, lse
+
+
+@torch.library.custom_op("bilevel::attend_routed_backward", mutates_args=())
+def attend_routed_backward(
+    d_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    index: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    q_regions: Sequence[int],
+    k_regions: Sequence[int],
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of q, k and v."""
+    gradients = _empty_gradients(q, k, v)
+    if out.numel():
+        with torch.cuda.device_of(q):
+            call = Call(q, k, v, index, tuple(q_regions), tuple(k_regions), scale)
+            backward.run(call, d_out, out, lse, *gradients)
+    return gradients
+
+
+@attend_routed.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return _empty_outputs(q, v)
+
+
+@attend_routed_backward.register_fake
+def _(d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _empty_gradients(q, k, v)
+
+
+def _empty_outputs(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    lse = (q.shape[0], q.shape[-2], prod(q.shape[1:-2]))
+    return (
+        memory.empty(q, (*q.shape[:-1], v.shape[-1]), q.dtype),
+        memory.empty(q, lse, torch.float32),
+    )
+
+
+def _empty_gradients(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = (memory.empty(x, x.shape, x.dtype) for x in tensors)
+    return q, k, v
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs[:4], *output)
+    ctx.how = inputs[4:]
+
+
+def _backward(ctx: Any, d_out: Tensor, d_lse: Tensor) -> tuple[Tensor | None, ...]:
+    gradients = attend_routed_backward(d_out, *ctx.saved_tensors, *ctx.how)
+    return (*gradients, None, None, None, None)
+
+
+attend_routed.register_autograd(_backward, setup_context=_save)

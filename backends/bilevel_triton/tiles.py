@@ -1,0 +1,131 @@
+"""How the tokens of a call are dealt to the tiles of kernels: a plain rule from the shape."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import NamedTuple
+
+from bilevel.grid import Grid
+
+SMALL = 8
+"""Regions of at most so many tokens share a tile with their neighbours."""
+
+WIDEST_ROW = 256
+"""Bytes of a key or a value, beyond which they do not: a tile of scores would leave no registers."""
+
+LARGEST_GROUP = 32
+"""Regions that share a tile, at most: each has a bit of 32."""
+
+REGISTERS = {2: 112, 4: 64}
+"""What a thread may need of them by :func:`warps`, by the bytes of a number; beyond, some kernels
+spill: found by compiling them."""
+
+SCORE_BYTES = 1.4
+"""A score takes about the time of so many bytes of keys and values."""
+
+
+class Side(NamedTuple):
+    """The tokens of queries or of keys, on three axes: one of fewer has axes of one in front."""
+
+    sizes: tuple[int, int, int]
+    split: tuple[int, int, int]
+    regions: int
+    tokens: int
+    """T, of the largest region."""
+    uniform: bool
+
+
+class Tiles(NamedTuple):
+    """The shapes of the tiles of one kernel."""
+
+    group: int
+    """Regions of a tile that is kept."""
+    block: int
+    """Its lanes."""
+    per: int
+    """Regions of a tile that is walked over."""
+    walk_block: int
+    """Its lanes."""
+    whole: bool
+    """Whether a region of the walked side fits a tile."""
+    warps: int
+    stages: int
+    """Tiles that are on their way while one is computed with."""
+
+    def count(self, side: Side) -> int:
+        """Tiles that are kept, of one image."""
+        if self.group > 1:
+            return ceil(side.regions / self.group)
+        return side.regions * ceil(side.tokens / self.block)
+
+
+def side(grid: Grid) -> Side:
+    """A grid of one to three axes."""
+    sizes, split = ((*(1,) * (3 - grid.ndim), *x) for x in (grid.spatial, grid.regions))
+    return Side(sizes, split, grid.num_regions, grid.region_tokens, grid.uniform)
+
+
+def tiles(kept: Side, walked: Side, routes: float, channels: int, itemsize: int) -> Tiles:
+    """The tiles of a kernel, whose programs keep tokens of one side and walk over the other's.
+
+    ``routes`` is how many regions one of the kept side's is routed together with on average, and
+    ``channels`` how many the wider of keys and values has.
+    """
+    largest = (64 if channels <= 64 else 32) // (itemsize // 2)
+    group, block = 1, fitting(kept.tokens, largest)
+    if kept.tokens <= SMALL and channels * itemsize <= WIDEST_ROW:
+        wide = 2 * largest if itemsize == 2 else largest
+        group, block = grouped(kept, walked, routes, channels * itemsize, wide)
+    walk_block = fitting(ceil(routes) * walked.tokens, min(largest, 2 * block))
+    return Tiles(
+        group=group,
+        block=block,
+        per=max(1, walk_block // walked.tokens),
+        walk_block=walk_block,
+        whole=walked.tokens <= walk_block,
+        warps=warps(block, walk_block, channels, itemsize),
+        stages=1 if routes * walked.tokens <= walk_block else 2,
+    )
+
+
+def warps(block: int, walk_block: int, channels: int, itemsize: int) -> int:
+    """Enough that tiles stay in registers: two of scores and two of results in float32, and of
+    keys and values one each."""
+    kept = 4 * block * (2 * walk_block + 2 * channels)
+    walked = 2 * itemsize * walk_block * channels
+    threads = (kept + walked) / (4 * REGISTERS[itemsize])
+    return fitting(ceil(threads / 32), 8, smallest=1)
+
+
+def grouped(
+    kept: Side, walked: Side, routes: float, row_bytes: int, largest: int
+) -> tuple[int, int]:
+    """The regions of a group and the lanes of its tile that take least time, if routes were drawn
+    at random.
+
+    A larger group reads less, for its regions share what they walk over; but its tile has scores of
+    more regions that are not routed together.
+    """
+
+    def cost(block: int) -> float:
+        group = _group(kept, block)
+        union = walked.regions * (1 - (1 - min(1, routes / walked.regions)) ** group)
+        walked_rows = ceil(kept.regions / group) * union * walked.tokens
+        return walked_rows * (block * SCORE_BYTES + 2 * row_bytes)
+
+    blocks = [16]
+    while blocks[-1] < largest:
+        blocks.append(2 * blocks[-1])
+    best = min(blocks, key=cost)
+    return _group(kept, best), best
+
+
+def _group(kept: Side, block: int) -> int:
+    """As many regions as fit, dealt evenly."""
+    most = min(LARGEST_GROUP, block // kept.tokens)
+    return ceil(kept.regions / ceil(kept.regions / most))
+
+
+def fitting(lanes: int, largest: int, smallest: int = 16) -> int:
+    """The smallest power of two that has so many lanes, of those in the range."""
+    return min(largest, max(smallest, 1 << (lanes - 1).bit_length()))
