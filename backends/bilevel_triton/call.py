@@ -69,6 +69,7 @@ class Call:
             "PRECISION": precision(self.q.dtype),
             "num_warps": tiles.warps,
             "num_stages": tiles.stages,
+            "enable_fp_fusion": True,
         }
 
 

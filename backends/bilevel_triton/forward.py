@@ -88,9 +88,8 @@ def attend(
         else:
             scores = tl.where(k_real[None, :], scores, float("-inf"))
         new_top = tl.maximum(top, tl.max(scores, 1))
-        shift = new_top
-        if GROUP > 1:  # a query may have no key in this tile
-            shift = tl.where(new_top == float("-inf"), 0.0, new_top)
+        # A query may have no key in this tile.
+        shift = tl.where(new_top == float("-inf"), 0.0, new_top)
         weights = tl.exp2(scores - shift[:, None])
         decay = tl.exp2(top - shift)
         total = total * decay + tl.sum(weights, 1)

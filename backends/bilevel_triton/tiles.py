@@ -10,13 +10,13 @@ from bilevel.grid import Grid
 SMALL = 8
 """Regions of at most so many tokens share a tile with their neighbours."""
 
-WIDEST_ROW = 256
-"""Bytes of a key or a value, beyond which they do not: a tile of scores would leave no registers."""
+WIDEST = {2: 128, 4: 32}
+"""Channels of a head, at most, of regions that do; by the bytes of a number."""
 
 LARGEST_GROUP = 32
 """Regions that share a tile, at most: each has a bit of 32."""
 
-REGISTERS = {2: 112, 4: 64}
+REGISTERS = {2: 120, 4: 92}
 """What a thread may need of them by :func:`warps`, by the bytes of a number; beyond, some kernels
 spill: found by compiling them."""
 
@@ -73,7 +73,7 @@ def tiles(kept: Side, walked: Side, routes: float, channels: int, itemsize: int)
     """
     largest = (64 if channels <= 64 else 32) // (itemsize // 2)
     group, block = 1, fitting(kept.tokens, largest)
-    if kept.tokens <= SMALL and channels * itemsize <= WIDEST_ROW:
+    if kept.tokens <= SMALL and channels <= WIDEST[itemsize]:
         wide = 2 * largest if itemsize == 2 else largest
         group, block = grouped(kept, walked, routes, channels * itemsize, wide)
     walk_block = fitting(ceil(routes) * walked.tokens, min(largest, 2 * block))
@@ -83,16 +83,17 @@ def tiles(kept: Side, walked: Side, routes: float, channels: int, itemsize: int)
         per=max(1, walk_block // walked.tokens),
         walk_block=walk_block,
         whole=walked.tokens <= walk_block,
-        warps=warps(block, walk_block, channels, itemsize),
-        stages=1 if routes * walked.tokens <= walk_block else 2,
+        warps=warps(group, block, walk_block, channels, itemsize),
+        stages=1 if itemsize == 2 and routes * walked.tokens <= walk_block else 2,
     )
 
 
-def warps(block: int, walk_block: int, channels: int, itemsize: int) -> int:
-    """Enough that tiles stay in registers: two of scores and two of results in float32, and of
-    keys and values one each."""
-    kept = 4 * block * (2 * walk_block + 2 * channels)
-    walked = 2 * itemsize * walk_block * channels
+def warps(group: int, block: int, walk_block: int, channels: int, itemsize: int) -> int:
+    """Enough that tiles stay in registers: two of scores (and one of pairs, in groups) and two of
+    results, all of four bytes, and three of what is walked over."""
+    scores = 3 if group > 1 else 2
+    kept = 4 * block * (scores * walk_block + 2 * channels)
+    walked = 3 * itemsize * walk_block * channels
     threads = (kept + walked) / (4 * REGISTERS[itemsize])
     return fitting(ceil(threads / 32), 8, smallest=1)
 

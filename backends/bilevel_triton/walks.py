@@ -262,7 +262,7 @@ def from_queries(call: Call, tiles: Tiles) -> Walks:
         GROUP=tiles.group,
         BLOCK=BLOCK,
         BLOCK_TOPK=fitting(call.topk, BLOCK),
-        num_warps=1,
+        num_warps=4,
     )
     return Walks(regions, members, counts)
 
@@ -285,7 +285,7 @@ def from_keys(call: Call, tiles: Tiles) -> Tasks:
         "GROUP": tiles.group,
         "BLOCK": BLOCK,
         "BLOCK_TOPK": fitting(call.topk, BLOCK),
-        "num_warps": 1,
+        "num_warps": 4,
     }
     grid = (counts.numel(),)
     count_walks[grid](index, counts, call.queries.regions, groups, call.topk, **sizes)

@@ -1,0 +1,178 @@
+"""The Triton kernels write all of their results, and touch no memory beside their arrays."""
+
+from __future__ import annotations
+
+import os
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("kernels are interpreted where TRITON_INTERPRET=1", allow_module_level=True)
+
+import torch
+from torch import Tensor
+
+from bilevel import Grid, bra_vjp
+from bilevel_triton import backward, forward, memory
+from bilevel_triton.call import Call
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
+
+MARGIN = 4096
+"""Numbers on either side of an array."""
+
+CANARY = {torch.float32: 12345.0, torch.float16: 12345.0, torch.bfloat16: 12352.0}
+
+
+class Shape(NamedTuple):
+    spatial: tuple[int, ...]
+    regions: tuple[int, ...]
+    kv_spatial: tuple[int, ...]
+    kv_regions: tuple[int, ...]
+    topk: int
+    head_dim: int = 16
+    value_dim: int = 16
+    heads: int = 1
+    batch: int = 1
+
+
+SHAPES = [
+    pytest.param(Shape((9, 9), (2, 2), (9, 9), (2, 2), 2), id="ragged, sizes differ on both axes"),
+    pytest.param(Shape((7, 5), (7, 5), (7, 5), (7, 5), 3), id="one token in each region"),
+    pytest.param(Shape((7, 9), (3, 4), (7, 9), (3, 4), 5), id="small ragged regions"),
+    pytest.param(Shape((40, 5), (2, 1), (40, 5), (2, 1), 1), id="regions in parts"),
+    pytest.param(Shape((3, 4, 5), (2, 2, 2), (3, 4, 5), (2, 2, 2), 3), id="three axes"),
+    pytest.param(Shape((29,), (5,), (6, 7), (2, 3), 4, 20, 24), id="odd channels, other keys"),
+    pytest.param(Shape((8, 8), (2, 2), (8, 8), (2, 2), 2, 8, 8, 2, 2), id="images and heads"),
+]
+
+
+class Margins:
+    """Memory with canaries around it."""
+
+    def __init__(self) -> None:
+        self.buffers: list[tuple[Tensor, int]] = []
+
+    def empty(self, like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Stands in for :func:`bilevel_triton.memory.empty`: floats are NaN until written."""
+        size = prod(shape)
+        canary = CANARY.get(dtype, 12345)
+        buffer = torch.full((size + 2 * MARGIN,), canary, dtype=dtype)
+        inside = buffer[MARGIN : MARGIN + size]
+        if dtype.is_floating_point:
+            inside.fill_(torch.nan)
+        self.buffers.append((buffer, size))
+        return inside.view(shape)
+
+    def assert_untouched(self) -> None:
+        for buffer, size in self.buffers:
+            canary = CANARY.get(buffer.dtype, 12345)
+            assert (buffer[:MARGIN] == canary).all()
+            assert (buffer[MARGIN + size :] == canary).all()
+
+
+def amid_nan(x: Tensor) -> Tensor:
+    """A copy with NaN on either side, and between its rows."""
+    *shape, channels = x.shape
+    buffer = torch.full((2 * MARGIN + prod(shape) * (channels + 3),), torch.nan, dtype=x.dtype)
+    inside = buffer[MARGIN:-MARGIN].view(*shape, channels + 3)[..., :channels]
+    return inside.copy_(x)
+
+
+def arrays(shape: Shape, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """q, k, v, d_out and distinct routes."""
+    rng = np.random.default_rng(0)
+    n, m = shape.batch, shape.heads
+    q = rng.standard_normal((n, *shape.spatial, m, shape.head_dim))
+    k = rng.standard_normal((n, *shape.kv_spatial, m, shape.head_dim))
+    v = rng.standard_normal((n, *shape.kv_spatial, m, shape.value_dim))
+    d_out = rng.standard_normal((n, *shape.spatial, m, shape.value_dim))
+    order = rng.random((n, prod(shape.regions), prod(shape.kv_regions))).argsort(-1)
+    index = torch.from_numpy(order[..., : shape.topk].copy())
+    return (*(torch.from_numpy(x).to(dtype) for x in (q, k, v, d_out)), index)
+
+
+def assert_right(
+    shape: Shape, found: tuple[Tensor, ...], q: Tensor, k: Tensor, v: Tensor, *others: Tensor
+) -> None:
+    """The output and the gradients, by torch in float64."""
+    d_out, index = others
+    out, pullback = bra_vjp(
+        q.double(),
+        k.double(),
+        v.double(),
+        regions=shape.regions,
+        kv_regions=shape.kv_regions,
+        routes=index,
+    )
+    near = 1e-5 if q.dtype == torch.float32 else 2e-2
+    for got, want in zip(found, (out, *pullback(d_out.double())), strict=True):
+        assert (got.double() - want).norm() <= near * want.norm()
+
+
+@pytest.fixture
+def margins(monkeypatch: pytest.MonkeyPatch) -> Margins:
+    watched = Margins()
+    monkeypatch.setattr(memory, "empty", watched.empty)
+    return watched
+
+
+def run(
+    shape: Shape, q: Tensor, k: Tensor, v: Tensor, d_out: Tensor, index: Tensor
+) -> tuple[Tensor, ...]:
+    """The output and the gradients, by the kernels."""
+    call = Call(q, k, v, index, shape.regions, shape.kv_regions, shape.head_dim**-0.5)
+    out = memory.empty(q, d_out.shape, q.dtype)
+    lse = memory.empty(q, (shape.batch, shape.heads, prod(shape.spatial)), torch.float32)
+    forward.run(call, out, lse)
+    gradients = [memory.empty(x, x.shape, x.dtype) for x in (q, k, v)]
+    backward.run(call, d_out, out, lse, *gradients)
+    return (out, *gradients)
+
+
+@pytest.mark.parametrize("dtype", CANARY, ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_kernels_stay_within_their_arrays(
+    shape: Shape, dtype: torch.dtype, margins: Margins
+) -> None:
+    *floats, index = arrays(shape, dtype)
+    found = run(shape, *map(amid_nan, floats), index)
+    margins.assert_untouched()
+    assert_right(shape, found, *floats, index)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param(Shape((108,), (12,), (108,), (12,), 1), id="a walk in chunks"),
+        pytest.param(Shape((200,), (10,), (170,), (5,), 1), id="a walk in chunks, regions in parts"),
+        pytest.param(Shape((36,), (12,), (36,), (12,), 1), id="groups"),
+        pytest.param(Shape((24,), (24,), (33,), (3,), 1), id="groups walk over regions"),
+    ],
+)
+def test_all_may_choose_one_region(shape: Shape, margins: Margins) -> None:
+    *floats, index = arrays(shape, torch.float32)
+    index[:] = 1
+    found = run(shape, *map(amid_nan, floats), index)
+    margins.assert_untouched()
+    assert_right(shape, found, *floats, index)
+    d_k, d_v = (x.flatten(0, 1) for x in found[2:])
+    region = slice(*(i * shape.kv_spatial[0] // shape.kv_regions[0] for i in (1, 2)))
+    for gradient in (d_k, d_v):
+        assert gradient[region].any()
+        gradient[region] = 0
+        assert not gradient.any()
+
+
+@pytest.mark.parametrize("regions", [(2,), (12,)], ids=["regions", "groups"])
+def test_routes_to_nowhere_are_passed_by(regions: tuple[int, ...], margins: Margins) -> None:
+    # Among tensors on a GPU routes are not looked at before; those here would end in a fault.
+    shape = Shape((24,), regions, (24,), regions, 1)
+    *floats, index = arrays(shape, torch.float32)
+    nowhere = torch.tensor([-1, -(2**31), regions[0], 2**31 - 1]).expand(*index.shape[:2], -1)
+    found = run(shape, *map(amid_nan, floats), torch.cat((nowhere, index), dim=-1))
+    margins.assert_untouched()
+    assert_right(shape, found, *floats, index)
