@@ -21,7 +21,6 @@ from bilevel_triton.tokens import (
     load_rows,
     pairs,
     quarantine,
-    ravel,
     region_shape,
     resident_tile,
     store_rows,
@@ -80,7 +79,7 @@ def gradient_of_queries(
     d_rows = load_rows(d_out, d_out_strides, image, head, token, real, VALUE_DIM, BLOCK_V)
     out_rows = load_rows(out, out_strides, image, head, token, real, VALUE_DIM, BLOCK_V)
     row = (image.to(tl.int64) * heads + head) * (q_sizes[0] * q_sizes[1] * q_sizes[2])
-    row += ravel(token, q_sizes)
+    row += token
     of_row = tl.sum(out_rows.to(tl.float32) * d_rows.to(tl.float32), 1)
     tl.store(delta + row, of_row, mask=real)
     logsum = tl.load(lse + row, mask=real, other=0.0)
@@ -184,7 +183,7 @@ def gradient_of_keys(
         )
         queries = load_rows(q, q_strides, image, head, q_token, q_real, HEAD_DIM, BLOCK_D)
         d_rows = load_rows(d_out, d_out_strides, image, head, q_token, q_real, VALUE_DIM, BLOCK_V)
-        row = row0 + ravel(q_token, q_sizes)
+        row = row0 + q_token
         logsum = tl.load(lse + row, mask=q_real, other=0.0)
         of_row = tl.load(delta + row, mask=q_real, other=0.0)
         scores = tl.dot(keys, tl.trans(queries), input_precision=PRECISION) * scale_log2
@@ -309,7 +308,7 @@ def _run_keys(
     call: Call, d_out: Tensor, lse: Tensor, delta: Tensor, d_k: Tensor, d_v: Tensor
 ) -> None:
     routes = call.queries.regions * call.topk / call.keys.regions
-    shape = tiles(call.keys, call.queries, routes, call.channels, call.q.element_size())
+    shape = tiles(call.keys, call.queries, routes, call.channels, call.q.element_size(), results=2)
     (regions, members, _), tasks, spans, partials = walks.from_keys(call, shape)
     count, num_tasks = shape.count(call.keys), tasks.shape[1]
     parts = 1 if shape.group > 1 else count // call.keys.regions

@@ -86,7 +86,24 @@ def precision(dtype: torch.dtype) -> str:
     return "tf32" if allowed else "ieee"
 
 
-def strides(x: Tensor) -> tuple[int, ...]:
-    """The strides of ``(N, *spatial, M, D)`` for three spatial axes: 0 for those it lacks."""
-    image, *others = x.stride()
-    return (image, *(0,) * (6 - x.ndim), *others)
+def in_rows(x: Tensor) -> Tensor:
+    """``(N, *spatial, M, D)`` with its tokens equally far from each other, as in any view of a
+    projection; a copy where they are not, as in a crop."""
+    return x.contiguous() if _token_stride(x) is None else x
+
+
+def strides(x: Tensor) -> tuple[int, int, int, int]:
+    """The strides of ``(N, *spatial, M, D)`` as of ``(N, tokens, M, D)``."""
+    apart = _token_stride(x)
+    assert apart is not None, "expected tokens equally far from each other"
+    return x.stride(0), apart, x.stride(-2), x.stride(-1)
+
+
+def _token_stride(x: Tensor) -> int | None:
+    axes = [(n, s) for n, s in zip(x.shape[1:-2], x.stride()[1:-2], strict=True) if n > 1]
+    apart = expected = axes[-1][1] if axes else 0
+    for size, stride in reversed(axes):
+        if stride != expected:
+            return None
+        expected *= size
+    return apart

@@ -17,7 +17,6 @@ from bilevel_triton.tokens import (
     load_rows,
     pairs,
     quarantine,
-    ravel,
     resident_tile,
     store_rows,
     walk_steps,
@@ -102,7 +101,7 @@ def attend(
         out, out_strides, image, head, token, real, acc / total[:, None], VALUE_DIM, BLOCK_V
     )
     row = (image.to(tl.int64) * heads + head) * (q_sizes[0] * q_sizes[1] * q_sizes[2])
-    tl.store(lse + row + ravel(token, q_sizes), top + tl.log2(total), mask=real)
+    tl.store(lse + row + token, top + tl.log2(total), mask=real)
 
 
 def run(call: Call, out: Tensor, lse: Tensor) -> None:

@@ -14,7 +14,7 @@ from bilevel.protocol import Pullback
 from bilevel_torch.autograd import transformed
 from bilevel_torch.operator import bra as torch_bra
 from bilevel_triton import backward, forward, memory
-from bilevel_triton.call import Call
+from bilevel_triton.call import Call, in_rows
 
 
 def bra(
@@ -58,8 +58,7 @@ def attend_routed(
     out, lse = _empty_outputs(q, v)
     if out.numel():
         with torch.cuda.device_of(q):
-            call = Call(q, k, v, index, tuple(q_regions), tuple(k_regions), scale)
-            forward.run(call, out, lse)
+            forward.run(_call(q, k, v, index, q_regions, k_regions, scale), out, lse)
     return out, lse
 
 
@@ -80,8 +79,8 @@ def attend_routed_backward(
     gradients = _empty_gradients(q, k, v)
     if out.numel():
         with torch.cuda.device_of(q):
-            call = Call(q, k, v, index, tuple(q_regions), tuple(k_regions), scale)
-            backward.run(call, d_out, out, lse, *gradients)
+            call = _call(q, k, v, index, q_regions, k_regions, scale)
+            backward.run(call, in_rows(d_out), out, lse, *gradients)
     return gradients
 
 
@@ -93,6 +92,19 @@ def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 @attend_routed_backward.register_fake
 def _(d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     return _empty_gradients(q, k, v)
+
+
+def _call(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    index: Tensor,
+    q_regions: Sequence[int],
+    k_regions: Sequence[int],
+    scale: float,
+) -> Call:
+    q, k, v = map(in_rows, (q, k, v))
+    return Call(q, k, v, index.contiguous(), tuple(q_regions), tuple(k_regions), scale)
 
 
 def _empty_outputs(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -65,18 +65,22 @@ def side(grid: Grid) -> Side:
     return Side(sizes, split, grid.num_regions, grid.region_tokens, grid.uniform)
 
 
-def tiles(kept: Side, walked: Side, routes: float, channels: int, itemsize: int) -> Tiles:
+def tiles(
+    kept: Side, walked: Side, routes: float, channels: int, itemsize: int, results: int = 1
+) -> Tiles:
     """The tiles of a kernel, whose programs keep tokens of one side and walk over the other's.
 
-    ``routes`` is how many regions one of the kept side's is routed together with on average, and
-    ``channels`` how many the wider of keys and values has.
+    ``routes`` is how many regions one of the kept side's is routed together with on average,
+    ``channels`` how many the wider of keys and values has, and ``results`` how many arrays the
+    kernel computes.
     """
     largest = (64 if channels <= 64 else 32) // (itemsize // 2)
     group, block = 1, fitting(kept.tokens, largest)
     if kept.tokens <= SMALL and channels <= WIDEST[itemsize]:
-        wide = 2 * largest if itemsize == 2 else largest
+        wide = 2 * largest if itemsize * results == 2 else largest
         group, block = grouped(kept, walked, routes, channels * itemsize, wide)
-    walk_block = fitting(ceil(routes) * walked.tokens, min(largest, 2 * block))
+    widest = largest // results if group > 1 else min(largest, 2 * block)
+    walk_block = fitting(ceil(routes) * walked.tokens, widest)
     return Tiles(
         group=group,
         block=block,

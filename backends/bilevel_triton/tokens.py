@@ -11,6 +11,16 @@ import triton
 import triton.language as tl
 
 
+@triton.constexpr_function
+def largest_of(dtype):
+    """The largest finite number of a dtype."""
+    return {
+        "fp16": 65504.0,
+        "bf16": float.fromhex("0x1.fep127"),
+        "fp32": float.fromhex("0x1.fffffep127"),
+    }[dtype.name]
+
+
 @triton.jit
 def region_shape(sizes, SPLIT: tl.constexpr):
     """Tokens of the largest region, on each axis."""
@@ -30,37 +40,29 @@ def unravel(place, shape):
 
 @triton.jit
 def tokens_of(region, place, sizes, SPLIT: tl.constexpr, RAGGED: tl.constexpr):
-    """The token, on each axis, at a place (on each axis) of a region; and whether there is one.
+    """The token at a place of a region, counted in row-major order; and whether there is one.
 
-    Regions and places are scalars, or lanes. Divisors are constants, hence cheap.
+    Regions are scalars, or lanes. Divisors are constants, hence cheap.
     """
     row = region // SPLIT[2]
     r0, r1, r2 = row // SPLIT[1], row % SPLIT[1], region % SPLIT[2]
-    start0 = r0 * sizes[0] // SPLIT[0]
-    start1 = r1 * sizes[1] // SPLIT[1]
-    start2 = r2 * sizes[2] // SPLIT[2]
-    token = (start0 + place[0], start1 + place[1], start2 + place[2])
-    real = token[0] < (r0 + 1) * sizes[0] // SPLIT[0]
+    t0 = r0 * sizes[0] // SPLIT[0] + place[0]
+    t1 = r1 * sizes[1] // SPLIT[1] + place[1]
+    t2 = r2 * sizes[2] // SPLIT[2] + place[2]
+    real = t0 < (r0 + 1) * sizes[0] // SPLIT[0]
     if RAGGED:
-        real = real & (token[1] < (r1 + 1) * sizes[1] // SPLIT[1])
-        real = real & (token[2] < (r2 + 1) * sizes[2] // SPLIT[2])
-    return token, real
-
-
-@triton.jit
-def ravel(token, sizes):
-    """The number of a token, counted in row-major order."""
-    return (token[0].to(tl.int64) * sizes[1] + token[1]) * sizes[2] + token[2]
+        real = real & (t1 < (r1 + 1) * sizes[1] // SPLIT[1])
+        real = real & (t2 < (r2 + 1) * sizes[2] // SPLIT[2])
+    return (t0 * sizes[1] + t1) * sizes[2] + t2, real
 
 
 @triton.jit
 def rows_of(x, strides, image, head, token):
     """Pointers to the channels of tokens, as a column; ``strides`` are those of
-    ``(N, *spatial, M, D)`` without the last."""
-    offset = token[0].to(tl.int64) * strides[1]
-    offset += token[1].to(tl.int64) * strides[2] + token[2].to(tl.int64) * strides[3]
+    ``(N, tokens, M, D)``."""
+    offset = token.to(tl.int64) * strides[1]
     wide = tl.zeros_like(offset)
-    offset += (wide + image) * strides[0] + (wide + head) * strides[4]
+    offset += (wide + image) * strides[0] + (wide + head) * strides[2]
     return x + offset[:, None]
 
 
@@ -68,7 +70,7 @@ def rows_of(x, strides, image, head, token):
 def load_rows(x, strides, image, head, token, real, CHANNELS: tl.constexpr, BLOCK: tl.constexpr):
     """``(lanes, BLOCK)`` channels of tokens; zeros where there is no token or no channel."""
     channel = tl.arange(0, BLOCK)[None, :]
-    pointers = rows_of(x, strides, image, head, token) + channel * strides[5]
+    pointers = rows_of(x, strides, image, head, token) + channel * strides[3]
     mask = real[:, None]
     if CHANNELS != BLOCK:
         mask = mask & (channel < CHANNELS)
@@ -81,7 +83,7 @@ def store_rows(
 ):
     """The inverse of :func:`load_rows`."""
     channel = tl.arange(0, BLOCK)[None, :]
-    pointers = rows_of(x, strides, image, head, token) + channel * strides[5]
+    pointers = rows_of(x, strides, image, head, token) + channel * strides[3]
     mask = real[:, None]
     if CHANNELS != BLOCK:
         mask = mask & (channel < CHANNELS)
@@ -173,10 +175,12 @@ def pairs(members, entry, real, slot):
 
 @triton.jit
 def quarantine(rows):
-    """Rows with zeros for what is not finite; and for each row 0, or NaN where there was such.
+    """Rows with finite numbers in the place of what is not finite; and for each row 0, or NaN where
+    there was such.
 
     In a group a weight of zero meets rows that are not routed to, and zero times NaN is NaN.
     """
-    finite = tl.abs(rows.to(tl.float32)) < float("inf")
-    spoilt = tl.max(tl.where(finite, 0, 1), 1)
-    return tl.where(finite, rows, 0.0), tl.where(spoilt > 0, float("nan"), 0.0)
+    wide = rows.to(tl.float32)
+    largest: tl.constexpr = largest_of(rows.dtype)
+    clean = tl.minimum(tl.maximum(wide, -largest), largest)  # of a number and NaN, the number
+    return clean.to(rows.dtype), tl.sum(wide * 0.0, 1)

@@ -244,7 +244,7 @@ CHUNK = 4
 
 def from_queries(call: Call, tiles: Tiles) -> Walks:
     """The key regions that each tile of queries walks over."""
-    index = call.index.contiguous()
+    index = call.index
     if tiles.group == 1:
         return Walks(index, index, index)  # a region walks over its routes
     groups = tiles.count(call.queries)
@@ -269,7 +269,7 @@ def from_queries(call: Call, tiles: Tiles) -> Walks:
 
 def from_keys(call: Call, tiles: Tiles) -> Tasks:
     """The query regions that each tile of keys walks over."""
-    index = call.index.contiguous()
+    index = call.index
     groups = -(-call.keys.regions // tiles.group)
     entries = call.queries.regions * call.topk
     average = min(call.queries.regions, -(-entries // groups))
