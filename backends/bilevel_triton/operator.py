@@ -13,15 +13,15 @@ from bilevel.grid import Grid
 from bilevel.protocol import Pullback
 from bilevel_torch.autograd import transformed
 from bilevel_torch.operator import bra as torch_bra
-from bilevel_triton import backward, forward, memory
+from bilevel_triton import launch, memory
 from bilevel_triton.call import Call, in_rows
 
 
 def bra(
     q: Tensor, k: Tensor, v: Tensor, index: Tensor, q_grid: Grid, k_grid: Grid, scale: float
 ) -> Tensor:
-    """Equations 6 and 7 of BiFormer, in one kernel. torch.func knows no rules for it, and transforms
-    what torch computes."""
+    """Equations 6 and 7 of BiFormer, in one kernel; what torch computes under torch.func, which
+    has no rules for kernels."""
     if transformed():
         return torch_bra(q, k, v, index, q_grid, k_grid, scale)
     out, _ = attend_routed(q, k, v, index, q_grid.regions, k_grid.regions, scale)
@@ -58,7 +58,7 @@ def attend_routed(
     out, lse = _empty_outputs(q, v)
     if out.numel():
         with torch.cuda.device_of(q):
-            forward.run(_call(q, k, v, index, q_regions, k_regions, scale), out, lse)
+            launch.forward(_call(q, k, v, index, q_regions, k_regions, scale), out, lse)
     return out, lse
 
 
@@ -80,7 +80,7 @@ def attend_routed_backward(
     if out.numel():
         with torch.cuda.device_of(q):
             call = _call(q, k, v, index, q_regions, k_regions, scale)
-            backward.run(call, in_rows(d_out), out, lse, *gradients)
+            launch.backward(call, in_rows(d_out), out, lse, *gradients)
     return gradients
 
 

@@ -40,11 +40,11 @@ class Tiles(NamedTuple):
 
     group: int
     """Regions of a tile that is kept."""
-    block: int
+    kept_lanes: int
     """Its lanes."""
     per: int
     """Regions of a tile that is walked over."""
-    walk_block: int
+    walked_lanes: int
     """Its lanes."""
     whole: bool
     """Whether a region of the walked side fits a tile."""
@@ -56,13 +56,23 @@ class Tiles(NamedTuple):
         """Tiles that are kept, of one image."""
         if self.group > 1:
             return ceil(side.regions / self.group)
-        return side.regions * ceil(side.tokens / self.block)
+        return side.regions * ceil(side.tokens / self.kept_lanes)
 
 
 def side(grid: Grid) -> Side:
     """A grid of one to three axes."""
-    sizes, split = ((*(1,) * (3 - grid.ndim), *x) for x in (grid.spatial, grid.regions))
-    return Side(sizes, split, grid.num_regions, grid.region_tokens, grid.uniform)
+    return Side(
+        sizes=_three(grid.spatial),
+        split=_three(grid.regions),
+        regions=grid.num_regions,
+        tokens=grid.region_tokens,
+        uniform=grid.uniform,
+    )
+
+
+def _three(axes: tuple[int, ...]) -> tuple[int, int, int]:
+    first, second, third = (*(1,) * (3 - len(axes)), *axes)
+    return first, second, third
 
 
 def tiles(
@@ -75,29 +85,29 @@ def tiles(
     kernel computes.
     """
     largest = (64 if channels <= 64 else 32) // (itemsize // 2)
-    group, block = 1, fitting(kept.tokens, largest)
+    group, lanes = 1, fitting(kept.tokens, largest)
     if kept.tokens <= SMALL and channels <= WIDEST[itemsize]:
         wide = 2 * largest if itemsize * results == 2 else largest
-        group, block = grouped(kept, walked, routes, channels * itemsize, wide)
-    widest = largest // results if group > 1 else min(largest, 2 * block)
-    walk_block = fitting(ceil(routes) * walked.tokens, widest)
+        group, lanes = grouped(kept, walked, routes, channels * itemsize, wide)
+    widest = largest // results if group > 1 else min(largest, 2 * lanes)
+    walked_lanes = fitting(ceil(routes) * walked.tokens, widest)
     return Tiles(
         group=group,
-        block=block,
-        per=max(1, walk_block // walked.tokens),
-        walk_block=walk_block,
-        whole=walked.tokens <= walk_block,
-        warps=warps(group, block, walk_block, channels, itemsize),
-        stages=1 if itemsize == 2 and routes * walked.tokens <= walk_block else 2,
+        kept_lanes=lanes,
+        per=max(1, walked_lanes // walked.tokens),
+        walked_lanes=walked_lanes,
+        whole=walked.tokens <= walked_lanes,
+        warps=warps(group, lanes, walked_lanes, channels, itemsize),
+        stages=1 if itemsize == 2 and routes * walked.tokens <= walked_lanes else 2,
     )
 
 
-def warps(group: int, block: int, walk_block: int, channels: int, itemsize: int) -> int:
+def warps(group: int, kept_lanes: int, walked_lanes: int, channels: int, itemsize: int) -> int:
     """Enough that tiles stay in registers: two of scores (and one of pairs, in groups) and two of
     results, all of four bytes, and three of what is walked over."""
     scores = 3 if group > 1 else 2
-    kept = 4 * block * (scores * walk_block + 2 * channels)
-    walked = 3 * itemsize * walk_block * channels
+    kept = 4 * kept_lanes * (scores * walked_lanes + 2 * channels)
+    walked = 3 * itemsize * walked_lanes * channels
     threads = (kept + walked) / (4 * REGISTERS[itemsize])
     return fitting(ceil(threads / 32), 8, smallest=1)
 

@@ -80,6 +80,4 @@ def _described(name: str, kernel: Any) -> Compiled:
         ).stdout
     registers, stack = (int(re.findall(rf"{what}:(\d+)", usage)[-1]) for what in ("REG", "STACK"))
     metadata = kernel.metadata
-    return Compiled(
-        name, kernel.asm["ptx"], registers, stack, metadata.shared, metadata.num_warps
-    )
+    return Compiled(name, kernel.asm["ptx"], registers, stack, metadata.shared, metadata.num_warps)

@@ -13,13 +13,13 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 import torch
 from aot import SHARED_MEMORY, Compiled, compiled
+
 from frameworks import load_or_skip
 
 load_or_skip("triton")
 
-from bilevel_triton import backward, forward
+from bilevel_triton import launch
 from bilevel_triton.call import Call
-
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")
 
@@ -51,7 +51,7 @@ SHAPES = [
 ]
 
 
-def launch(shape: Shape, dtype: torch.dtype) -> None:
+def launch_both(shape: Shape, dtype: torch.dtype) -> None:
     """Both passes, on memory that nothing reads or writes."""
     regions = (shape.regions,) * len(shape.spatial)
     head_dim, value_dim = shape.head_dim, shape.value_dim or shape.head_dim
@@ -60,8 +60,8 @@ def launch(shape: Shape, dtype: torch.dtype) -> None:
     index = torch.empty(2, prod(regions), shape.topk, dtype=torch.int64)
     call = Call(q, k, v, index, regions, regions, head_dim**-0.5)
     lse = torch.empty(2, 2, prod(shape.spatial))
-    forward.run(call, v, lse)
-    backward.run(call, v, v, lse, q, k, v)
+    launch.forward(call, v, lse)
+    launch.backward(call, v, v, lse, q, k, v)
 
 
 def matrix_instructions(capability: int, kernel: Compiled) -> int:
@@ -74,10 +74,10 @@ def matrix_instructions(capability: int, kernel: Compiled) -> int:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_kernels_fit(shape: Shape, dtype: torch.dtype, capability: int) -> None:
-    kernels = compiled(capability, lambda: launch(shape, dtype))
+    kernels = compiled(capability, lambda: launch_both(shape, dtype))
     assert {"attend", "gradient_of_queries", "gradient_of_keys"} <= {k.kernel for k in kernels}
     for kernel in kernels:
-        assert kernel.stack <= ASIDE, f"spills: {kernel._replace(ptx=str())}"
+        assert kernel.stack <= ASIDE, f"spills: {kernel._replace(ptx='')}"
         assert kernel.shared <= SHARED_MEMORY[capability]
         multiplies = kernel.kernel in ("attend", "gradient_of_queries", "gradient_of_keys")
         if multiplies and dtype != torch.float32:
@@ -85,5 +85,5 @@ def test_kernels_fit(shape: Shape, dtype: torch.dtype, capability: int) -> None:
 
 
 def test_hopper_multiplies_by_warpgroups() -> None:
-    kernels = compiled(90, lambda: launch(Shape((56, 56), 7, 1, 32), torch.bfloat16))
+    kernels = compiled(90, lambda: launch_both(Shape((56, 56), 7, 1, 32), torch.bfloat16))
     assert any("wgmma.mma_async" in kernel.ptx for kernel in kernels)

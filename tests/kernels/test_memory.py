@@ -15,8 +15,8 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 import torch
 from torch import Tensor
 
-from bilevel import Grid, bra_vjp
-from bilevel_triton import backward, forward, memory
+from bilevel import bra_vjp
+from bilevel_triton import launch, memory
 from bilevel_triton.call import Call
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
@@ -127,9 +127,9 @@ def run(
     call = Call(q, k, v, index, shape.regions, shape.kv_regions, shape.head_dim**-0.5)
     out = memory.empty(q, d_out.shape, q.dtype)
     lse = memory.empty(q, (shape.batch, shape.heads, prod(shape.spatial)), torch.float32)
-    forward.run(call, out, lse)
+    launch.forward(call, out, lse)
     gradients = [memory.empty(x, x.shape, x.dtype) for x in (q, k, v)]
-    backward.run(call, d_out, out, lse, *gradients)
+    launch.backward(call, d_out, out, lse, *gradients)
     return (out, *gradients)
 
 
@@ -148,7 +148,9 @@ def test_kernels_stay_within_their_arrays(
     "shape",
     [
         pytest.param(Shape((108,), (12,), (108,), (12,), 1), id="a walk in chunks"),
-        pytest.param(Shape((200,), (10,), (170,), (5,), 1), id="a walk in chunks, regions in parts"),
+        pytest.param(
+            Shape((200,), (10,), (170,), (5,), 1), id="a walk in chunks, regions in parts"
+        ),
         pytest.param(Shape((36,), (12,), (36,), (12,), 1), id="groups"),
         pytest.param(Shape((24,), (24,), (33,), (3,), 1), id="groups walk over regions"),
     ],

@@ -39,9 +39,7 @@ def test_operators_are_what_torch_expects() -> None:
     torch.library.opcheck(attend_routed, (q, k, v, index, *how))
     with torch.no_grad():
         out, lse = attend_routed(q, k, v, index, *how)
-        torch.library.opcheck(
-            attend_routed_backward, (out, q, k, v, index, out, lse, *how)
-        )
+        torch.library.opcheck(attend_routed_backward, (out, q, k, v, index, out, lse, *how))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -58,7 +56,10 @@ def test_compiles_without_a_break(dynamic: bool) -> None:
 def test_gradients_of_any_strides() -> None:
     arrays = leaves(1, 6, 6, 1, 8)
     out, want = attention(*arrays), reference(*arrays)
-    for weights in (torch.ones(()).expand(out.shape), torch.randn(8, 6, 6, 1, 1).movedim((0, 1, 2, 3, 4), (4, 2, 1, 0, 3))):
+    for weights in (
+        torch.ones(()).expand(out.shape),
+        torch.randn(8, 6, 6, 1, 1).movedim((0, 1, 2, 3, 4), (4, 2, 1, 0, 3)),
+    ):
         got = torch.autograd.grad(out, arrays, weights, retain_graph=True)
         torch.testing.assert_close(
             got, torch.autograd.grad(want, arrays, weights, retain_graph=True)
