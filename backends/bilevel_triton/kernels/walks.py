@@ -24,7 +24,7 @@ def members_of(routes, row0, first, candidate, HOW: tl.constexpr):
     first region of the group.
     """
     found = tl.zeros_like(candidate)
-    for start in range(routes.topk, HOW.slots):
+    for start in range(0, routes.topk, HOW.slots):
         slot = start + tl.arange(0, HOW.slots)
         if HOW.of_queries:
             for g in range(HOW.group):
@@ -46,7 +46,7 @@ def members_of(routes, row0, first, candidate, HOW: tl.constexpr):
 def write_walk(routes, row0, first, candidates, regions, members, HOW: tl.constexpr):
     """Write the walk of one group; return its length."""
     written = 0
-    for start in range(candidates, HOW.candidates):
+    for start in range(0, candidates, HOW.candidates):
         candidate = start + tl.arange(0, HOW.candidates)
         of_candidate = members_of(routes, row0, first, candidate, HOW)
         found = of_candidate != 0
@@ -75,7 +75,7 @@ def count_walks(routes, walks, groups, HOW: tl.constexpr):
     image, first = tl.program_id(0) // groups, tl.program_id(0) % groups * HOW.group
     row0 = image.to(tl.int64) * routes.regions
     found = tl.full([HOW.candidates], 0, tl.int32)
-    for start in range(routes.regions, HOW.candidates):
+    for start in range(0, routes.regions, HOW.candidates):
         candidate = start + tl.arange(0, HOW.candidates)
         found += (members_of(routes, row0, first, candidate, HOW) != 0).to(tl.int32)
     tl.store(walks.counts + tl.program_id(0), tl.sum(found, 0))
@@ -92,7 +92,7 @@ def walk_from_keys(routes, walks, groups, chunk, HOW: tl.constexpr):
     """
     image, group = tl.program_id(0) // groups, tl.program_id(0) % groups
     begin, task, place = 0, 0, 0
-    for start in range(group, HOW.candidates):
+    for start in range(0, group, HOW.candidates):
         before = start + tl.arange(0, HOW.candidates)
         count = tl.load(walks.counts + image * groups + before, mask=before < group, other=0)
         chunks = tl.cdiv(count, chunk)
