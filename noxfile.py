@@ -12,6 +12,7 @@ nox.options.default_venv_backend = "uv"
 nox.options.sessions = ["tests"]
 
 EXAMPLE = Path(__file__).parent / "docs" / "examples" / "bilevel_jax"
+OLDEST_TRITON = "triton==3.6.0"
 PACKAGING = Path(__file__).parent / "tests" / "packaging"
 
 
@@ -20,10 +21,25 @@ def tests(session: nox.Session) -> None:
     """Run all tests that need no GPU; arguments go to pytest."""
     session.install("-e", ".[dev]")
     env = {
-        "BILEVEL_REQUIRE_BACKENDS": "numpy,torch",  # one that is missing fails, and is not skipped
+        # One that is missing fails, and is not skipped.
+        "BILEVEL_REQUIRE_BACKENDS": "numpy,torch,triton",
         "OMP_NUM_THREADS": "1",  # pytest already has a process for each core
     }
     session.run("pytest", "-n", "2", *session.posargs, env=env)
+    if not session.posargs:
+        session.run("pytest", "-n", "2", "tests/kernels", env={**env, "TRITON_INTERPRET": "1"})
+
+
+@nox.session
+def kernels(session: nox.Session) -> None:
+    """Compile the Triton kernels for GPUs, by the oldest and the newest Triton they are for."""
+    session.install("-e", ".[dev]")
+    older = Path(session.create_tmp()).resolve() / OLDEST_TRITON
+    session.install("--no-deps", "--target", str(older), OLDEST_TRITON)
+    env = {"BILEVEL_REQUIRE_BACKENDS": "triton", "OMP_NUM_THREADS": "1"}
+    for path in ("", str(older)):
+        run = ("pytest", "-n", "2", "tests/kernels", *session.posargs)
+        session.run(*run, env={**env, "PYTHONPATH": path, "BILEVEL_COMPILE_KERNELS": "1"})
 
 
 @nox.session

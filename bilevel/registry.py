@@ -211,10 +211,10 @@ _MOVES = {
 
 
 def _refusal(name: str, problem: Problem, reason: str) -> str:
-    got = f"{problem.dtype} {problem.library} arrays on {problem.device}"
-    if problem.head_dim is not None:
-        got += f", {problem.head_dim} channels per head, {problem.axes} spatial axes"
-    return f"backend {name!r} takes only {reason}, got {got}"
+    return (
+        f"backend {name!r} takes only {reason}, got {problem.dtype} "
+        f"{problem.library} arrays on {problem.device}"
+    )
 
 
 def backends() -> list[BackendStatus]:

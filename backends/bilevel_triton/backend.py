@@ -21,9 +21,9 @@ def refuses(problem: Problem) -> str | None:
     if problem.library != "torch" or problem.device != "cuda" or problem.dtype not in DTYPES:
         return f"{', '.join(DTYPES)} torch tensors on CUDA"
     if (problem.head_dim or 0) > WIDEST:
-        return f"heads of at most {WIDEST} channels"
+        return f"heads of at most {WIDEST} channels (here {problem.head_dim})"
     if (problem.axes or 0) > AXES:
-        return f"maps of at most {AXES} spatial axes"
+        return f"maps of at most {AXES} spatial axes (here {problem.axes})"
     return None
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bilevel.testing import Case, Property, cases, properties_of
 
 if os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("kernels are interpreted where TRITON_INTERPRET=1", allow_module_level=True)
+    pytest.skip("kernels are interpreted by: TRITON_INTERPRET=1 pytest", allow_module_level=True)
 
 from interpreter import INTERPRETED
 

@@ -7,7 +7,7 @@ import os
 import pytest
 
 if os.environ.get("TRITON_INTERPRET") != "1":
-    pytest.skip("kernels are interpreted where TRITON_INTERPRET=1", allow_module_level=True)
+    pytest.skip("kernels are interpreted by: TRITON_INTERPRET=1 pytest", allow_module_level=True)
 
 import torch
 from interpreter import INTERPRETED

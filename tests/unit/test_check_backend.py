@@ -74,7 +74,9 @@ def test_an_exception_is_a_failure() -> None:
 
 
 def float32_alone(problem: Problem) -> str | None:
-    return None if problem[0::2] == ("numpy", "float32") else "float32 numpy arrays"
+    return (
+        None if (problem.library, problem.dtype) == ("numpy", "float32") else "float32 numpy arrays"
+    )
 
 
 def names(backend: Backend) -> set[str]:

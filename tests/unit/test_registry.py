@@ -145,6 +145,27 @@ def test_one_that_refuses_is_passed_over(
         registry.resolve(PROBLEM, "fast")
 
 
+def test_one_that_does_not_import_is_passed_over(
+    install: Callable[..., None], module: Callable[..., None]
+) -> None:
+    module("present", variant("present"))
+    install(spec("absent", priority=1), spec("present"))
+    assert registry.resolve(PROBLEM).name == "present"
+    with pytest.raises(bilevel.BackendUnavailable, match="pip install absent"):
+        registry.resolve(PROBLEM, "absent")
+
+
+def test_one_for_other_devices_is_not_even_imported(
+    install: Callable[..., None], module: Callable[..., None]
+) -> None:
+    module("here", variant("here"))
+    install(spec("elsewhere", priority=1, devices=("cuda", "hip")), spec("here"))
+    assert registry.resolve(PROBLEM).name == "here"
+    install(spec("elsewhere", devices=("cuda", "hip")))
+    with pytest.raises(bilevel.BackendRefused, match="takes only arrays on cuda or hip, got"):
+        registry.resolve(PROBLEM)
+
+
 def test_all_refuse(install: Callable[..., None], module: Callable[..., None]) -> None:
     module("fast", variant("fast", "gold"))
     module("slow", variant("slow", "silver"))

@@ -6,3 +6,13 @@ tokens on three axes (one of fewer has axes of one token in front), and a split,
 them. What kernels are compiled for comes as one constant, ``HOW``: see
 :class:`bilevel_triton.call.How`.
 """
+
+from __future__ import annotations
+
+import triton
+
+OLDEST = (3, 6)
+"""The first Triton whose kernels take constants that are named tuples."""
+
+if tuple(map(int, triton.__version__.split(".")[:2])) < OLDEST:
+    raise ImportError(f"triton {triton.__version__} is too old, {OLDEST[0]}.{OLDEST[1]} is needed")
