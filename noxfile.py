@@ -42,6 +42,19 @@ def kernels(session: nox.Session) -> None:
         session.run(*run, env={**env, "PYTHONPATH": path, "BILEVEL_COMPILE_KERNELS": "1"})
 
 
+@nox.session(venv_backend="none")
+def gpu(session: nox.Session) -> None:
+    """Test what only a GPU can show, in the environment that nox is in: its machine may have no
+    registry to install from. Needs bilevel there, as from a wheel, pytest and hypothesis."""
+    env = {"BILEVEL_REQUIRE_BACKENDS": "torch,triton", "BILEVEL_REQUIRE_GPU": "1"}
+    session.run("python", "-m", "pytest", "tests/gpu", *session.posargs, env=env)
+    checker = shutil.which("compute-sanitizer")
+    for tool in ("memcheck", "racecheck") if checker else ():
+        session.run(
+            checker, "--tool", tool, "--error-exitcode", "1", "python", "tests/gpu/sanitized.py"
+        )
+
+
 @nox.session
 def conformance(session: nox.Session) -> None:
     """Hold the documentation's backend for JAX to the kit, as the author of a backend would."""

@@ -19,5 +19,5 @@ def load_or_skip(name: str) -> bilevel.Backend:
     if why_not and name in os.environ.get(VARIABLE, "").replace(",", " ").split():
         pytest.fail(f"{VARIABLE} names {name}, but {why_not}", pytrace=False)
     if why_not:
-        pytest.skip(f"backend {name}: {why_not}")
+        pytest.skip(f"backend {name}: {why_not}", allow_module_level=True)
     return registry.load(name)

@@ -25,13 +25,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWar
 
 
 class Shape(NamedTuple):
-    """A map, its regions and its heads."""
+    """A map, its regions and its heads; there are as many images."""
 
     spatial: tuple[int, ...]
     regions: int
     topk: int
     head_dim: int
     value_dim: int | None = None
+    heads: int = 2
 
 
 ASIDE = 16
@@ -48,6 +49,7 @@ SHAPES = [
     pytest.param(Shape((20, 30, 10), 5, 9, 16), id="three axes"),
     pytest.param(Shape((1000,), 10, 3, 128, 40), id="widest keys, odd values"),
     pytest.param(Shape((30,), 10, 3, 128), id="widest, in groups"),
+    pytest.param(Shape((1,), 1, 1, 1, heads=1), id="one of each"),  # Triton treats ones apart
 ]
 
 
@@ -55,11 +57,12 @@ def launch_both(shape: Shape, dtype: torch.dtype) -> None:
     """Both passes, on memory that nothing reads or writes."""
     regions = (shape.regions,) * len(shape.spatial)
     head_dim, value_dim = shape.head_dim, shape.value_dim or shape.head_dim
-    q, k = torch.empty(2, *shape.spatial, 2, 2, head_dim, dtype=dtype).unbind(-3)
-    v = torch.empty(2, *shape.spatial, 2, value_dim, dtype=dtype)
-    index = torch.empty(2, prod(regions), shape.topk, dtype=torch.int64)
+    heads = shape.heads
+    q, k = torch.empty(heads, *shape.spatial, 2, heads, head_dim, dtype=dtype).unbind(-3)
+    v = torch.empty(heads, *shape.spatial, heads, value_dim, dtype=dtype)
+    index = torch.empty(heads, prod(regions), shape.topk, dtype=torch.int64)
     call = Call(q, k, v, index, regions, regions, head_dim**-0.5)
-    lse = torch.empty(2, 2, prod(shape.spatial))
+    lse = torch.empty(heads, heads, prod(shape.spatial))
     launch.forward(call, v, lse)
     launch.backward(call, v, v, lse, q, k, v)
 

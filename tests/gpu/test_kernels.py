@@ -1,0 +1,162 @@
+"""The Triton kernels on a GPU: real sizes, the same bits, graphs, memory, and no waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from frameworks import load_or_skip
+
+load_or_skip("triton")
+
+import torch
+from torch import Tensor
+
+import bilevel
+
+SHAPES = [
+    pytest.param((4, 56, 56, 2, 32), 7, 1, id="64 tokens"),
+    pytest.param((4, 28, 28, 4, 32), 7, 4, id="16 tokens"),
+    pytest.param((4, 14, 14, 8, 32), 7, 16, id="4 tokens, in groups"),
+    pytest.param((1, 256, 256, 2, 32), 16, 4, id="256 tokens, in parts"),
+    pytest.param((2, 50, 61, 2, 64), 7, 4, id="ragged"),
+    pytest.param((2, 13, 15, 2, 64), 7, 4, id="ragged groups"),
+    pytest.param((1, 30, 20, 10, 1, 48), 5, 9, id="three axes, odd channels"),
+    pytest.param((2, 1000, 1, 128), 10, 3, id="one axis, widest"),
+]
+
+ERRORS = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+"""Largest relative errors, of the norm, beside float64."""
+
+
+def arrays(shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
+    """q, k and v as views of one projection."""
+    torch.manual_seed(0)
+    *tokens, heads, channels = shape
+    projection = torch.randn(*tokens, 3, heads, channels, device="cuda", dtype=dtype)
+    return [x.requires_grad_() for x in projection.detach().unbind(-3)]
+
+
+def both(shape: tuple[int, ...], dtype: torch.dtype, **how: object) -> tuple[Tensor, ...]:
+    """The output and the gradients, as new random numbers weigh them."""
+    q, k, v = arrays(shape, dtype)
+    out = bilevel.bra(q, k, v, **how)
+    return (out, *torch.autograd.grad(out, (q, k, v), torch.randn_like(out)))
+
+
+@pytest.mark.parametrize("dtype", ERRORS, ids=str)
+@pytest.mark.parametrize(("shape", "regions", "topk"), SHAPES)
+def test_results_are_those_of_float64(
+    shape: tuple[int, ...], regions: int, topk: int, dtype: torch.dtype
+) -> None:
+    q, k, v = arrays(shape, dtype)
+    out, routes = bilevel.bra(
+        q, k, v, regions=regions, topk=topk, backend="triton", return_routes=True
+    )
+    weights = torch.randn_like(out)
+    got = (out, *torch.autograd.grad(out, (q, k, v), weights))
+    exact = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    want = bilevel.bra(*exact, regions=regions, routes=routes.index, backend="torch")
+    wanted = (want, *torch.autograd.grad(want, exact, weights.double()))
+    for a, b in zip(got, wanted, strict=True):
+        assert (a - b).norm() <= ERRORS[dtype] * b.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("shape", "regions", "topk"), SHAPES)
+def test_the_same_bits_in_20_runs(
+    shape: tuple[int, ...], regions: int, topk: int, dtype: torch.dtype
+) -> None:
+    first = both(shape, dtype, regions=regions, topk=topk, backend="triton")
+    for _ in range(19):
+        again = both(shape, dtype, regions=regions, topk=topk, backend="triton")
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.fixture
+def waiting_is_an_error() -> Iterator[None]:
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    yield
+    torch.cuda.set_sync_debug_mode(mode)
+
+
+@pytest.mark.parametrize(("shape", "regions", "topk"), SHAPES)
+def test_nothing_waits_for_the_host(
+    shape: tuple[int, ...], regions: int, topk: int, waiting_is_an_error: None
+) -> None:
+    both(shape, torch.bfloat16, regions=regions, topk=topk, backend="triton")
+
+
+@pytest.mark.parametrize(("shape", "regions", "topk"), SHAPES)
+def test_graphs_capture_it(shape: tuple[int, ...], regions: int, topk: int) -> None:
+    q, k, v = arrays(shape, torch.bfloat16)
+    weights = torch.randn_like(v)
+
+    def step() -> tuple[Tensor, ...]:
+        out = bilevel.bra(q, k, v, regions=regions, topk=topk, backend="triton")
+        return (out, *torch.autograd.grad(out, (q, k, v), weights))
+
+    captured, graph = captured_in_a_graph(step)
+    with torch.no_grad():
+        for x in (q, k, v):
+            x.copy_(torch.randn_like(x))
+    graph.replay()
+    for got, want in zip(captured, step(), strict=True):
+        assert torch.equal(got, want)
+
+
+def captured_in_a_graph(
+    step: Callable[[], tuple[Tensor, ...]],
+) -> tuple[tuple[Tensor, ...], torch.cuda.CUDAGraph]:
+    """What a step computes when the graph is replayed, and the graph."""
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        step()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    return captured, graph
+
+
+def test_memory_is_that_of_results() -> None:
+    # One image of 20 channels and 600 x 500 tokens: the gather formulation needs tens of GB.
+    q, k, v = arrays((1, 600, 500, 1, 20), torch.float32)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    out = bilevel.bra(q, k, v, regions=10, topk=4, backend="triton")
+    torch.autograd.grad(out.sum(), (q, k, v))
+    assert torch.cuda.max_memory_allocated() - before < 0.5e9
+
+
+def test_more_elements_than_32_bits_count() -> None:
+    if torch.cuda.mem_get_info()[0] < 60e9:
+        pytest.skip("less than 60 GB of the GPU's memory are free")
+    images = 2**31 // (64 * 64 * 128) + 2
+    q, k, v = (
+        torch.randn(images, 64, 64, 2, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3)
+    )
+    assert q.numel() > 2**31
+    out, pullback = bilevel.bra_vjp(q, k, v, regions=8, topk=2, backend="triton")
+    gradients = pullback(out)
+    last = [x[-1:] for x in (q, k, v)]
+    want, pullback = bilevel.bra_vjp(*last, regions=8, topk=2, backend="triton")
+    for got, expected in zip((out, *gradients), (want, *pullback(want)), strict=True):
+        assert torch.equal(got[-1:], expected)
+
+
+def test_compiled_by_inductor() -> None:
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return bilevel.bra(2 * q, k, v, topk=4, backend="triton").relu()
+
+    q, k, v = arrays((2, 28, 28, 4, 32), torch.float32)
+    out, want = torch.compile(attention, fullgraph=True)(q, k, v), attention(q, k, v)
+    torch.testing.assert_close(out, want)
+    torch.testing.assert_close(
+        torch.autograd.grad(out.square().sum(), (q, k, v)),
+        torch.autograd.grad(want.square().sum(), (q, k, v)),
+    )

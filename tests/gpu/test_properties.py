@@ -1,0 +1,38 @@
+"""The backends on CUDA have all properties, forward and backward, in every dtype."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bilevel import Backend, registry
+from bilevel.protocol import Problem
+from bilevel.testing import Property, cases, properties_of
+from frameworks import load_or_skip
+
+load_or_skip("triton")
+
+
+def on_cuda(problem: Problem) -> str | None:
+    """What torch's backend takes, on CUDA alone."""
+    if problem.device != "cuda":
+        return "tensors on CUDA"
+    return registry.load("torch").refuses(problem)
+
+
+BACKENDS = [registry.load("triton"), replace(registry.load("torch"), refuses=on_cuda)]
+
+CHECKS = [
+    pytest.param(backend, check, id=f"{backend.name}-{check.__name__}")
+    for backend in BACKENDS
+    for check in properties_of(backend)
+]
+
+
+@pytest.mark.parametrize(("backend", "check"), CHECKS)
+@given(data=st.data())
+def test_property(backend: Backend, check: Property, data: st.DataObject) -> None:
+    check(backend, data.draw(cases(backend), label="case"))
