@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from bilevel import Backend, Grid, compose
-from mutations import Array, Mutation, attends_to_all_regions, converted, other_routes
+from mutations.common import Array, Mutation, converted
+from mutations.gathering import attends_to_all_regions
+from mutations.routing import other_routes
 
 
 def every_region(b: Backend, index: Array, regions: int) -> Array:

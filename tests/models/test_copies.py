@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
 from frameworks import load_or_skip
 
 COPIES = ("aten.clone.default", "aten.copy_.default", "aten._to_copy.default")
