@@ -132,7 +132,7 @@ class BackendSpec:
     priority: int = 0
     """Among backends for one library, the highest that accepts the problem is chosen."""
     devices: tuple[str, ...] = ()
-    """The kinds of devices it works on: for arrays on others it is not even imported, unless asked
-    for by name. Empty is all."""
+    """The kinds of devices it works on; empty is all. For arrays on others it is not even imported,
+    unless asked for by name."""
     modules: tuple[str, ...] = ()
     """What it imports beside the library and may not be there."""

@@ -133,13 +133,13 @@ def walked_tile(step, regions, count, shape, HOW: tl.constexpr, SIDE: tl.constex
     token, real = tokens_of(region, place, shape, HOW, SIDE)
     of_lane = region + tl.zeros_like(lane)
     real = real & (of_lane >= 0) & (of_lane < count_regions(HOW, SIDE))
-    return entry, token, real
+    return entry + tl.zeros_like(lane), token, real
 
 
 @triton.jit
 def pairs(members, entry, real, slot):
     """Which lanes of a walked tile the lanes of a group's tile are routed together with."""
-    of_lane = tl.load(members + entry + tl.where(real, 0, 0), mask=real, other=0)
+    of_lane = tl.load(members + entry, mask=real, other=0)
     return ((of_lane[None, :] >> slot[:, None]) & 1) != 0
 
 
