@@ -150,11 +150,21 @@ def _why_not(spec: BackendSpec, problem: Problem) -> str | None:
     """What stands against choosing a backend that was not asked for; None if nothing does."""
     if spec.devices and problem.device not in spec.devices:
         return _refusal(spec.name, problem, f"arrays on {' or '.join(spec.devices)}")
+    failure = _failure(spec.name)
+    if failure is not None:
+        return failure
+    reason = load(spec.name).refuses(problem)
+    return None if reason is None else _refusal(spec.name, problem, reason)
+
+
+@cache
+def _failure(name: str) -> str | None:
+    """Why a backend that was not asked for does not import; tried once."""
     try:
-        reason = load(spec.name).refuses(problem)
+        load(name)
     except BackendUnavailable as error:
         return str(error)
-    return None if reason is None else _refusal(spec.name, problem, reason)
+    return None
 
 
 def _library_of(kind: type) -> str | None:

@@ -1,14 +1,29 @@
-"""Fixtures that stand for a framework; :mod:`frameworks` says what a missing one does."""
+"""Fixtures that stand for a framework; :mod:`frameworks` says what a missing one does. And how
+Hypothesis draws: the same examples each time in CI, new ones on a developer's machine.
+
+``BILEVEL_EXAMPLES=1000`` searches longer.
+"""
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from types import ModuleType
 
 import pytest
+from hypothesis import settings
 
 import bilevel
 from frameworks import load_or_skip
+
+settings.register_profile(
+    "bilevel",
+    deadline=None,  # a busy machine is no bug
+    derandomize="CI" in os.environ,
+    max_examples=int(os.environ.get("BILEVEL_EXAMPLES", "30")),
+    print_blob=True,
+)
+settings.load_profile("bilevel")
 
 
 @pytest.fixture(scope="session")

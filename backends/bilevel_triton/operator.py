@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bilevel import compose
 from bilevel.grid import Grid
 from bilevel.protocol import Pullback
 from bilevel_torch.autograd import transformed
-from bilevel_torch.operator import bra as torch_bra
+from bilevel_torch.backend import BACKEND as TORCH
 from bilevel_triton import launch, memory
 from bilevel_triton.call import Call, in_rows
 
@@ -20,10 +21,10 @@ from bilevel_triton.call import Call, in_rows
 def bra(
     q: Tensor, k: Tensor, v: Tensor, index: Tensor, q_grid: Grid, k_grid: Grid, scale: float
 ) -> Tensor:
-    """Equations 6 and 7 of BiFormer, in one kernel; what torch computes under torch.func, which
-    has no rules for kernels."""
-    if transformed():
-        return torch_bra(q, k, v, index, q_grid, k_grid, scale)
+    """Equations 6 and 7 of BiFormer, in one kernel; what torch computes under torch.func and in
+    ONNX, which know no kernels."""
+    if transformed() or torch.onnx.is_in_onnx_export():
+        return compose.bra(TORCH, q, k, v, index, q_grid, k_grid, scale)
     out, _ = attend_routed(q, k, v, index, q_grid.regions, k_grid.regions, scale)
     return out
 
@@ -31,16 +32,18 @@ def bra(
 def bra_vjp(
     q: Tensor, k: Tensor, v: Tensor, index: Tensor, q_grid: Grid, k_grid: Grid, scale: float
 ) -> tuple[Tensor, Pullback]:
-    """The operator and its pullback, without a graph."""
-    how = (q_grid.regions, k_grid.regions, scale)
-    with torch.no_grad():
-        out, lse = attend_routed(q, k, v, index, *how)
+    """The operator and its pullback, which raises an error if what it reads was written to."""
+    if transformed():
+        return compose.bra_vjp(TORCH, q, k, v, index, q_grid, k_grid, scale)
+    q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
+    with torch.enable_grad():
+        out = bra(q, k, v, index, q_grid, k_grid, scale)
 
-    @torch.no_grad()
     def pullback(d_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return attend_routed_backward(d_out, q, k, v, index, out, lse, *how)
+        d_q, d_k, d_v = torch.autograd.grad(out, (q, k, v), d_out, retain_graph=True)
+        return d_q, d_k, d_v
 
-    return out, pullback
+    return out.detach(), pullback
 
 
 @torch.library.custom_op("bilevel::attend_routed", mutates_args=())
@@ -104,6 +107,8 @@ def _call(
     scale: float,
 ) -> Call:
     q, k, v = map(in_rows, (q, k, v))
+    if index.dtype not in (torch.int32, torch.int64):
+        index = index.to(torch.int64)  # kernels stand -1 for no region
     return Call(q, k, v, index.contiguous(), tuple(q_regions), tuple(k_regions), scale)
 
 

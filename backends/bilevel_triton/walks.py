@@ -101,4 +101,5 @@ def _routes(call: Call) -> Routes:
 
 def _how(call: Call, tiles: Tiles, *, of_queries: bool) -> dict[str, Any]:
     slots = fitting(call.topk, CANDIDATES)
-    return {"HOW": How(of_queries, tiles.group, CANDIDATES, slots), "num_warps": 4}
+    how = How(of_queries, tiles.group, CANDIDATES, slots)
+    return {"HOW": how, "num_warps": 4, "enable_fp_fusion": True}

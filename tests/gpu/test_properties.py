@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from bilevel import Backend, registry
@@ -32,6 +32,8 @@ CHECKS = [
 ]
 
 
+# Each case compiles kernels for its regions.
+@settings(max_examples=max(1, settings().max_examples // 3), phases=[Phase.generate])
 @pytest.mark.parametrize(("backend", "check"), CHECKS)
 @given(data=st.data())
 def test_property(backend: Backend, check: Property, data: st.DataObject) -> None:

@@ -35,7 +35,7 @@ def few(case: Case) -> Case:
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@settings(max_examples=max(1, settings().max_examples // 6), phases=[Phase.generate])
+@settings(max_examples=max(1, settings().max_examples // 3), phases=[Phase.generate])
 @given(data=st.data())
 def test_property(check: Property, data: st.DataObject) -> None:
     check(INTERPRETED, few(data.draw(cases(INTERPRETED), label="case")))

@@ -13,11 +13,13 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("kernels are interpreted by: TRITON_INTERPRET=1 pytest", allow_module_level=True)
 
 import torch
+from interpreter import INTERPRETED
 from torch import Tensor
 
 from bilevel import bra_vjp
 from bilevel_triton import launch, memory
 from bilevel_triton.call import Call
+from bilevel_triton.operator import attend_routed, attend_routed_backward
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
 
@@ -167,6 +169,29 @@ def test_all_may_choose_one_region(shape: Shape, margins: Margins) -> None:
         assert gradient[region].any()
         gradient[region] = 0
         assert not gradient.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32], ids=str)
+def test_routes_of_any_integers(dtype: torch.dtype, margins: Margins) -> None:
+    shape = Shape((16,), (1,), (300,), (300,), 3)  # 255 is a region, and what -1 is in uint8
+    *floats, _ = arrays(shape, torch.float32)
+    index = torch.tensor([[[3, 7, 255]]], dtype=dtype)
+    q, k, v, d_out = floats
+    out, lse = attend_routed(q, k, v, index, shape.regions, shape.kv_regions, 0.25)
+    gradients = attend_routed_backward(
+        d_out, q, k, v, index, out, lse, shape.regions, shape.kv_regions, 0.25
+    )
+    margins.assert_untouched()
+    assert_right(shape, (out, *gradients), *floats, index.long())
+
+
+def test_infinite_keys_spoil_no_gradient_by_padding() -> None:
+    q, k, v, d_out, index = arrays(Shape((10,), (1,), (10,), (1,), 1), torch.float32)
+    q, k[0, 3, 0, 0] = q.abs(), -torch.inf  # a weight of zero
+    _, pullback = bra_vjp(q, k, v, regions=1, routes=index, backend=INTERPRETED)
+    _, d_k, d_v = pullback(d_out)
+    assert d_k.isfinite().all()
+    assert d_v.isfinite().all()
 
 
 @pytest.mark.parametrize("regions", [(2,), (12,)], ids=["regions", "groups"])

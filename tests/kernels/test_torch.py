@@ -73,6 +73,15 @@ def test_only_what_needs_a_gradient_has_one() -> None:
     assert v.grad is not None
 
 
+def test_a_pullback_notices_what_was_written_to() -> None:
+    q, k, v = (x.detach() for x in leaves(1, 6, 6, 1, 8))
+    out, pullback = bilevel.bra_vjp(q, k, v, regions=2, topk=2, backend=INTERPRETED)
+    d_out = out.clone()
+    out.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        pullback(d_out)
+
+
 def test_second_derivatives_are_refused() -> None:
     q, k, v = leaves(1, 6, 6, 1, 8)
     (d_q,) = torch.autograd.grad(attention(q, k, v).square().sum(), q, create_graph=True)

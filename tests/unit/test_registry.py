@@ -34,6 +34,7 @@ def spec(name: str, **more: object) -> BackendSpec:
 def forget() -> None:
     registry.specs.cache_clear()
     registry._candidates.cache_clear()
+    registry._failure.cache_clear()
     registry._LOADED.clear()
 
 

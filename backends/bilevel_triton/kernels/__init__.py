@@ -9,6 +9,9 @@ them. What kernels are compiled for comes as one constant, ``HOW``: see
 
 from __future__ import annotations
 
+import os
+from shutil import which
+
 import triton
 
 OLDEST = (3, 6)
@@ -16,3 +19,6 @@ OLDEST = (3, 6)
 
 if tuple(map(int, triton.__version__.split(".")[:2])) < OLDEST:
     raise ImportError(f"triton {triton.__version__} is too old, {OLDEST[0]}.{OLDEST[1]} is needed")
+
+if not (os.environ.get("CC") or which("gcc") or which("clang")):
+    raise ImportError("Triton launches kernels by way of a C compiler, and there is none")

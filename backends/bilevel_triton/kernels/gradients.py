@@ -107,13 +107,15 @@ def gradient_of_keys(
         weights = tl.exp2(scores - logsum[None, :])
         d_weights = tl.dot(values, tl.trans(d_rows), input_precision=HOW.precision)
         d_scores = weights * (d_weights - of_row[None, :])
-        # A lane without a query has zeros for its query and its gradient: it adds nothing.
         if HOW.group > 1:
             queries, _poison = quarantine(queries)
             d_rows, poison = quarantine(d_rows)
             routed = pairs(members, entry, q_real, slot)
             weights = tl.where(routed, weights + poison[None, :], 0.0)
             d_scores = tl.where(routed, d_scores, 0.0)
+        else:
+            weights = tl.where(q_real[None, :], weights, 0.0)
+            d_scores = tl.where(q_real[None, :], d_scores, 0.0)
         acc_v += tl.dot(weights.to(d_rows.dtype), d_rows, input_precision=HOW.precision)
         acc_k += tl.dot(d_scores.to(queries.dtype), queries, input_precision=HOW.precision)
     acc_k *= shape.scale

@@ -29,6 +29,12 @@ def count_regions(HOW: tl.constexpr, SIDE: tl.constexpr):
 
 
 @triton.jit
+def first_token(region, tokens, REGIONS: tl.constexpr):
+    """``region * tokens // REGIONS``, where that product does not fit 32 bits too."""
+    return region * (tokens // REGIONS) + region * (tokens % REGIONS) // REGIONS
+
+
+@triton.jit
 def tokens_of(region, place, shape, HOW: tl.constexpr, SIDE: tl.constexpr):
     """The tokens at places of regions, all counted in row-major order; and which there are.
 
@@ -41,19 +47,20 @@ def tokens_of(region, place, shape, HOW: tl.constexpr, SIDE: tl.constexpr):
     s1: tl.constexpr = HOW.split[SIDE][1]
     s2: tl.constexpr = HOW.split[SIDE][2]
     r0, r1, r2 = region // s2 // s1, region // s2 % s1, region % s2
-    token0 = r0 * n0 // s0 + place // t2 // t1
-    token1 = r1 * n1 // s1 + place // t2 % t1
-    token2 = r2 * n2 // s2 + place % t2
-    real = token0 < (r0 + 1) * n0 // s0
+    token0 = first_token(r0, n0, s0) + place // t2 // t1
+    token1 = first_token(r1, n1, s1) + place // t2 % t1
+    token2 = first_token(r2, n2, s2) + place % t2
+    real = token0 < first_token(r0 + 1, n0, s0)
     if HOW.ragged:
-        real = real & (token1 < (r1 + 1) * n1 // s1) & (token2 < (r2 + 1) * n2 // s2)
+        real = real & (token1 < first_token(r1 + 1, n1, s1))
+        real = real & (token2 < first_token(r2 + 1, n2, s2))
     return (token0 * n1 + token1) * n2 + token2, real
 
 
 @triton.jit
 def channels_of(x, image, head, token, real, CHANNELS: tl.constexpr, BLOCK: tl.constexpr):
     """Where the channels of tokens are, ``(lanes, BLOCK)``, and which there are."""
-    channel = tl.arange(0, BLOCK)[None, :]
+    channel = tl.arange(0, BLOCK)[None, :].to(tl.int64)
     offset = token.to(tl.int64) * x.strides[1]
     wide = tl.zeros_like(offset)
     offset += (wide + image) * x.strides[0] + (wide + head) * x.strides[2]
