@@ -10,7 +10,7 @@ from bilevel.grid import Grid
 SMALL = 8
 """Regions of at most so many tokens share a tile with their neighbours."""
 
-WIDEST = {2: 128, 4: 32}
+WIDEST = {2: 64, 4: 32}
 """Channels of a head, at most, of regions that do; by the bytes of a number."""
 
 LARGEST_GROUP = 32
@@ -84,7 +84,7 @@ def tiles(
     ``channels`` how many the wider of keys and values has, and ``results`` how many arrays the
     kernel computes.
     """
-    largest = (64 if channels <= 64 else 32) // (itemsize // 2)
+    largest = (64 if channels * results <= 64 else 32) // (itemsize // 2)
     group, lanes = 1, fitting(kept.tokens, largest)
     if kept.tokens <= SMALL and channels <= WIDEST[itemsize]:
         wide = 2 * largest if itemsize * results == 2 else largest

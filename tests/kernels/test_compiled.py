@@ -48,7 +48,7 @@ SHAPES = [
     pytest.param(Shape((13, 15), 7, 4, 64), id="ragged groups"),
     pytest.param(Shape((20, 30, 10), 5, 9, 16), id="three axes"),
     pytest.param(Shape((1000,), 10, 3, 128, 40), id="widest keys, odd values"),
-    pytest.param(Shape((30,), 10, 3, 128), id="widest, in groups"),
+    pytest.param(Shape((30,), 10, 3, 128), id="widest, small regions"),
     pytest.param(Shape((1,), 1, 1, 1, heads=1), id="one of each"),  # Triton treats ones apart
 ]
 
