@@ -1,4 +1,4 @@
-"""The Triton kernels compile for the GPUs they are meant for, without spilling registers."""
+"""The Triton kernels compile for the GPUs they are meant for, and hardly spill registers."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ load_or_skip("triton")
 
 from bilevel_triton import launch
 from bilevel_triton.call import Call
-
-pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")
 
 
 class Shape(NamedTuple):

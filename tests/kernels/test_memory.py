@@ -13,12 +13,15 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("kernels are interpreted by: TRITON_INTERPRET=1 pytest", allow_module_level=True)
 
 import torch
+import triton
+import triton.language as tl
 from interpreter import INTERPRETED
 from torch import Tensor
 
 from bilevel import bra_vjp
 from bilevel_triton import launch, memory
 from bilevel_triton.call import Call
+from bilevel_triton.kernels.tokens import first_token
 from bilevel_triton.operator import attend_routed, attend_routed_backward
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
@@ -169,6 +172,19 @@ def test_all_may_choose_one_region(shape: Shape, margins: Margins) -> None:
         assert gradient[region].any()
         gradient[region] = 0
         assert not gradient.any()
+
+
+@triton.jit
+def first_tokens(out, tokens, REGIONS: tl.constexpr):
+    tl.store(out + tl.program_id(0), first_token(tl.program_id(0) + REGIONS - 4, tokens, REGIONS))
+
+
+@pytest.mark.parametrize(("tokens", "regions"), [(300_000, 10_007), (131_072, 16_384), (10, 7)])
+def test_long_axes_are_counted_right(tokens: int, regions: int) -> None:
+    # Tokens times regions do not fit 32 bits.
+    out = torch.empty(5, dtype=torch.int32)
+    first_tokens[(5,)](out, tokens, regions)
+    assert out.tolist() == [i * tokens // regions for i in range(regions - 4, regions + 1)]
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32], ids=str)
