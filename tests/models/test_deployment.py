@@ -154,6 +154,9 @@ def test_onnx_ranks_equal_scores_by_index(tmp_path: Path) -> None:
 
 
 def test_onnx_of_the_model(tmp_path: Path) -> None:
+    # The same parameters each time: among some, two regions score alike to the last bit or so, and
+    # another order of sums routes to the other.
+    torch.manual_seed(0)
     model = biformer_tiny().eval()
     images = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     got = run_onnx(model, [images], tmp_path / "model.onnx")
