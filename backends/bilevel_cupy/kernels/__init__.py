@@ -1,0 +1,38 @@
+"""The CUDA C++ of the backend, compiled at its first use by NVRTC; CuPy keeps it on disk."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+FILES = (
+    "hardware.cuh",
+    "numbers.cuh",
+    "call.cuh",
+    "rows.cuh",
+    "products.cuh",
+    "walk.cuh",
+    "routes.cu",
+    "attend.cu",
+    "gradients.cu",
+)
+"""In the order in which they need each other."""
+
+OPTIONS = ("-std=c++17",)
+
+
+@cache
+def text() -> str:
+    """All files as one, for CuPy does not notice a change of a file that another includes."""
+    parts = ("#include <cuda_fp16.h>\n#include <cuda_bf16.h>\n",)
+    return "".join(
+        (*parts, *(f'#line 1 "{name}"\n{(files(__name__) / name).read_text()}' for name in FILES))
+    )
+
+
+@cache
+def kernel(xp: Any, name: str) -> Any:
+    """The kernel that a C++ expression names, such as ``"attend<float, 32, 16>"``."""
+    module = xp.RawModule(code=text(), options=OPTIONS, name_expressions=(name,))
+    return module.get_function(name)
