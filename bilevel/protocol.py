@@ -123,8 +123,8 @@ class BackendSpec:
     """What users write as ``backend=``."""
     library: str
     """The array library it works on; its top-level module."""
-    requires: str
-    """The distribution that must be installed, for its version."""
+    requires: str | tuple[str, ...]
+    """The distribution that must be installed, for its version; of several, any one."""
     install: str
     """The command that installs it."""
     load: str

@@ -68,7 +68,8 @@ def load(name: str) -> Backend:
     Raises
     ------
     BackendUnavailable
-        If there is none of this name, or if it does not import; with the install command.
+        If there is none of this name, if it does not import, with the install command, or if it
+        lacks something else, as a device.
     """
     if name not in _LOADED:
         _LOADED[name] = _imported(name)
@@ -85,6 +86,8 @@ def _imported(name: str) -> Backend:
     module, _, attribute = spec.load.partition(":")
     try:
         backend: Backend = getattr(import_module(module), attribute)
+    except BackendUnavailable:  # it is installed, and says itself what it lacks
+        raise
     except ImportError as error:
         raise BackendUnavailable(
             f"backend {name!r} does not import ({error}); install it with: {spec.install}"
@@ -112,7 +115,10 @@ def describe(x: Array) -> Problem:
             f"expected an array of one of the libraries {', '.join(_libraries())}, "
             f"got {kind.__module__}.{kind.__qualname__}; {advice}"
         )
-    device = str(getattr(x, "device", "cpu")).partition(":")[0]
+    # As "cuda:0", or as "<CUDA Device 0>".
+    device = (
+        str(getattr(x, "device", "cpu")).lstrip("<").lower().replace(" ", ":").partition(":")[0]
+    )
     return Problem(library, device, str(x.dtype).rpartition(".")[-1])
 
 
@@ -238,13 +244,20 @@ def backends() -> list[BackendStatus]:
     return [_status(spec) for spec in specs().values()]
 
 
-def _status(spec: BackendSpec) -> BackendStatus:
+def version_of(spec: BackendSpec) -> str | None:
+    """The version of the distribution that a backend requires; None if it is not installed."""
     from importlib import metadata
 
-    try:
-        version: str | None = metadata.version(spec.requires)
-    except metadata.PackageNotFoundError:
-        version = None
+    names = (spec.requires,) if isinstance(spec.requires, str) else spec.requires
+    for name in names:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _status(spec: BackendSpec) -> BackendStatus:
     missing = (name for name in (spec.library, *spec.modules) if not find_spec(name))
     why_not = next((f"{name} is not installed" for name in missing), None)
-    return BackendStatus(spec.name, spec.library, version, why_not, spec.install)
+    return BackendStatus(spec.name, spec.library, version_of(spec), why_not, spec.install)

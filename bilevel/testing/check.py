@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import fields
-from importlib import import_module, metadata
+from importlib import import_module
 
 from hypothesis import HealthCheck, Phase, given, settings
 
@@ -117,12 +117,10 @@ def _loaded(spec: BackendSpec) -> Backend:
         f"expected an entry point of the group {registry.GROUP} that names the spec of "
         f"{spec.name!r}; install the distribution that has it",
     )
-    try:
-        metadata.version(spec.requires)
-    except metadata.PackageNotFoundError:
-        raise AssertionError(
-            f"expected requires={spec.requires!r} to be an installed distribution, for its version"
-        ) from None
+    expect(
+        registry.version_of(spec) is not None,
+        f"expected requires={spec.requires!r} to be an installed distribution, for its version",
+    )
     imports_it = subprocess.call([sys.executable, "-c", _AFTER_THE_SPECS, spec.library])
     expect(
         not imports_it,
