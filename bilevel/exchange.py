@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from bilevel import compose, registry
 from bilevel.errors import BackendRefused
-from bilevel.protocol import Array, Backend, Exchange, Problem, Pullback, Routes
+from bilevel.protocol import Array, Backend, Exchange, Problem, Pullback
 
 
 def resolve(problem: Problem, backend: str | Backend | None = None) -> Backend:
@@ -36,7 +37,11 @@ def adapted(foreign: Backend, home: Backend, theirs: Exchange, ours: Exchange) -
     inward, outward = _crossing(foreign, home, theirs, ours)
 
     def constant(function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *arguments: outward(function(*inward(*arguments)))
+        def call(*arguments: Any) -> Any:
+            with _in_order(theirs, ours, *arguments):
+                return outward(function(*inward(*arguments)))
+
+        return call
 
     def primitive(function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *arguments: _differentiable(ours, constant(function), _no_vjp, *arguments)
@@ -47,12 +52,10 @@ def adapted(foreign: Backend, home: Backend, theirs: Exchange, ours: Exchange) -
             "detach the arrays, or let a backend of their own library compute the primitives"
         )
 
-    def routes(*arguments: Any) -> Routes:
-        return outward(compose.bra_routes(foreign, *inward(*arguments)))
-
     def vjp(*arguments: Any) -> tuple[Array, Pullback]:
-        out, pullback = compose.bra_vjp(foreign, *inward(*arguments))
-        return outward(out), lambda d_out: outward(tuple(pullback(*inward(d_out))))
+        with _in_order(theirs, ours, *arguments):
+            out, pullback = compose.bra_vjp(foreign, *inward(*arguments))
+            return outward(out), constant(lambda d_out: tuple(pullback(d_out)))
 
     def bra(*arguments: Any) -> Array:
         forward = constant(lambda *moved: compose.bra(foreign, *moved))
@@ -69,7 +72,7 @@ def adapted(foreign: Backend, home: Backend, theirs: Exchange, ours: Exchange) -
         gather=primitive(foreign.gather),
         key_mask=constant(foreign.key_mask),
         attend=primitive(foreign.attend),
-        bra_routes=routes,
+        bra_routes=constant(lambda *moved: compose.bra_routes(foreign, *moved)),
         bra=bra,
         bra_vjp=vjp,
         extent=home.extent,
@@ -101,6 +104,15 @@ def _crossing(
         return ours.take(theirs.give(result)) if _is_array(result) else result
 
     return inward, outward
+
+
+def _in_order(theirs: Exchange, ours: Exchange, *arguments: Any) -> AbstractContextManager[object]:
+    """Within it, work of the foreign library comes after what ours has queued up to now, and before
+    what it queues then: on one device both work on our stream."""
+    if theirs.on is None or ours.stream is None:
+        return nullcontext()
+    stream = next((ours.stream(x) for x in arguments if _is_array(x)), None)
+    return nullcontext() if stream is None else theirs.on(stream)
 
 
 def _differentiable(

@@ -8,6 +8,7 @@ the :class:`Backend` is; that module may import what it needs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
@@ -52,6 +53,25 @@ class Problem(NamedTuple):
     """For ``bra``, the spatial axes of queries or of keys, whichever have more."""
 
 
+class Stream(NamedTuple):
+    """Where a library queues its work on a device, for another to queue its own there too: then
+    each waits for the other, and no host for either."""
+
+    device: int
+    """The number of the device."""
+    pointer: int
+    """The stream's address, as CUDA has it; 0 is the default stream."""
+    malloc: Callable[[int, int], int] | None = None
+    """From a number of bytes and that of the device to the address of memory that the library has
+    for work on this stream, in a graph that it captures too; None if it gives none away."""
+    free: Callable[[int, int], None] | None = None
+    """Gives it back: takes its address and the number of the device."""
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        """Version and address, as libraries of CUDA ask of each other's streams."""
+        return 0, self.pointer
+
+
 class Exchange(NamedTuple):
     """How a library shares arrays with others on one device, by DLPack: without a copy."""
 
@@ -63,6 +83,11 @@ class Exchange(NamedTuple):
     """``(function, vjp, *arrays)`` to ``function(*arrays)``, with the derivative that ``vjp``
     has, which takes the arrays to the same value and its pullback; as ``jax.custom_vjp``. None
     where the library has no derivatives of its own."""
+    stream: Callable[[Array], Stream | None] | None = None
+    """The stream on which the library would work on an array now; None where there is none, as on
+    a CPU."""
+    on: Callable[[Stream], AbstractContextManager[object]] | None = None
+    """Within it, the library works on a stream of another, and in its memory if it gives some."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

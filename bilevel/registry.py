@@ -103,17 +103,17 @@ def describe(x: Array) -> Problem:
     ArrayError
         If ``x`` is not an array of a library that an installed backend works on.
     """
-    kind = type(x)
-    library = _library_of(kind) if hasattr(x, "dtype") else None
+    array_type = type(x)
+    library = _library_of(array_type) if hasattr(x, "dtype") else None
     if library is None:
         advice = (
             "its mask would be ignored: fill it, or give the plain array"
-            if _masked(kind)
+            if _masked(array_type)
             else "bilevel.backends() lists what is installed"
         )
         raise ArrayError(
             f"expected an array of one of the libraries {', '.join(_libraries())}, "
-            f"got {kind.__module__}.{kind.__qualname__}; {advice}"
+            f"got {array_type.__module__}.{array_type.__qualname__}; {advice}"
         )
     # As "cuda:0", or as "<CUDA Device 0>".
     device = (

@@ -7,6 +7,7 @@ from typing import Any
 from bilevel.errors import BackendUnavailable
 from bilevel.protocol import Backend
 from bilevel_cupy.backend import bind
+from bilevel_cupy.exchange import exchange
 
 
 def cupy_with_a_device() -> Any:
@@ -46,10 +47,10 @@ def _in_one_line(error: BaseException) -> str:
 
 def backend() -> Backend:
     """The backend for CuPy's arrays."""
-    cupy_with_a_device()
+    cupy = cupy_with_a_device()
     from array_api_compat import cupy as xp  # which imports CuPy, too
 
-    return bind(xp)
+    return bind(xp, exchange(cupy))
 
 
 BACKEND = backend()

@@ -9,6 +9,7 @@ from bilevel.protocol import Backend, Exchange, Problem
 from bilevel_torch import primitives
 from bilevel_torch.autograd import custom_vjp, traced, vjp
 from bilevel_torch.operator import FORMULATIONS, bra, bra_routes
+from bilevel_torch.streams import on, stream
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -45,5 +46,5 @@ BACKEND = Backend(
     formulations=FORMULATIONS,
     vjp=vjp,
     extent=extent,
-    exchange=Exchange(from_dlpack, give, custom_vjp),
+    exchange=Exchange(from_dlpack, give, custom_vjp, stream, on),
 )
