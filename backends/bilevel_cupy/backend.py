@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from bilevel.protocol import Backend, Exchange, Problem
-from bilevel_cupy import primitives, pullbacks
+from bilevel_cupy import operator, primitives, pullbacks
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -17,8 +18,9 @@ def refuses(problem: Problem) -> str | None:
 
 
 def bind(xp: Any, exchange: Exchange | None = None) -> Backend:
-    """The backend whose functions work on arrays of the namespace ``xp``."""
-    return Backend(
+    """The backend whose functions work on arrays of the namespace ``xp``; its operator is fused
+    where that compiles kernels, as CuPy does."""
+    composed = Backend(
         name="cupy",
         library="cupy",
         refuses=refuses,
@@ -31,4 +33,11 @@ def bind(xp: Any, exchange: Exchange | None = None) -> Backend:
         attend=partial(primitives.attend, xp),
         bra_vjp=partial(pullbacks.bra_vjp, xp),
         exchange=exchange,
+    )
+    if not hasattr(xp, "RawModule"):
+        return composed
+    return replace(
+        composed,
+        bra=partial(operator.bra, xp, composed),
+        bra_vjp=partial(operator.bra_vjp, xp, composed),
     )

@@ -96,7 +96,7 @@ class Call:
         call["scale"] = self.scale
         call["queries"], call["keys"] = _side(self.q_grid), _side(self.k_grid)
         call["heads"], call["topk"] = self.heads, self.topk
-        call["group"], call["tiles"] = tiles.group, tiles.count
+        call["group"], call["tiles"] = tiles.group, tiles.per_image
         return call
 
 

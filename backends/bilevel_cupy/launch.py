@@ -82,7 +82,7 @@ class Kernel:
         shared = self._shared_bytes(channels, 1 + (self.results > 0))
         if shared > PLAIN_SHARED:
             run.max_dynamic_shared_size_bytes = shared
-        blocks = call.images * tiles.count * call.heads
+        blocks = call.images * tiles.per_image * call.heads
         run((blocks,), (WARP * tiles.warps,), arguments, shared_mem=shared)
 
     def _shared_bytes(self, channels: int, kept: int) -> int:
@@ -94,9 +94,11 @@ class Kernel:
         return row * (kept * lanes + 4 * rows) + 4 * lanes + 2 * 12 * rows + sums + 16
 
 
-def token_tables(xp: Any, q_grid: Grid, k_grid: Grid) -> Tables:
-    q_table = _token_table(xp, q_grid)
-    return Tables(q_table, q_table if k_grid == q_grid else _token_table(xp, k_grid))
+def token_tables(xp: Any, call: Call) -> Tables:
+    """Computed on the device, at each call: what is kept may be in use on another stream."""
+    q_table = _token_table(xp, call.q_grid)
+    same = call.k_grid == call.q_grid
+    return Tables(q_table, q_table if same else _token_table(xp, call.k_grid))
 
 
 def _token_table(xp: Any, grid: Grid) -> Array:
@@ -157,7 +159,7 @@ def _walks_of_queries(xp: Any, of: Kernel) -> Walks:
     index = of.call.index
     if of.tiles.group == 1:
         return Walks(index, index, index)
-    return _walks(xp, of, index, of.tiles.count)
+    return _walks(xp, of, index, of.tiles.per_image)
 
 
 def _walks_of_keys(xp: Any, of: Kernel) -> Walks:

@@ -1,4 +1,4 @@
-"""The operator under given routes, by fused kernels, and its pullback (equations 6 and 7)."""
+"""The operator under given routes by fused kernels, and its pullback (equations 6 and 7)."""
 
 from __future__ import annotations
 
@@ -6,45 +6,63 @@ from typing import Any
 
 import numpy as np
 
+from bilevel import compose
 from bilevel.grid import Grid
-from bilevel.protocol import Array, Pullback
+from bilevel.protocol import Array, Backend, Pullback
 from bilevel_cupy import launch
 from bilevel_cupy.call import MAX_AXES, Call, in_rows
 
 WIDEST = 128
-"""Channels of a head that kernels are compiled for."""
-
-
-def fused(q: Array, v: Array, q_grid: Grid, k_grid: Grid) -> bool:
-    """Whether kernels take a call; others are composed of the primitives."""
-    axes = max(q_grid.ndim, k_grid.ndim)
-    return max(q.shape[-1], v.shape[-1]) <= WIDEST and axes <= MAX_AXES
+"""Channels of a head that kernels are compiled for, at most."""
 
 
 def bra(
-    xp: Any, q: Array, k: Array, v: Array, index: Array, q_grid: Grid, k_grid: Grid, scale: float
+    xp: Any,
+    composed: Backend,
+    q: Array,
+    k: Array,
+    v: Array,
+    index: Array,
+    q_grid: Grid,
+    k_grid: Grid,
+    scale: float,
 ) -> Array:
-    if not q.size or not v.size:
-        return xp.zeros((*q.shape[:-1], v.shape[-1]), q.dtype)
+    """One kernel, and the lists of integers it needs; what kernels do not take is ``composed``."""
+    if not _fits(q, v, q_grid, k_grid):
+        return compose.bra(composed, q, k, v, index, q_grid, k_grid, scale)
     call = _call(xp, q, k, v, index, q_grid, k_grid, scale)
-    out, _ = launch.forward(xp, call, launch.token_tables(xp, q_grid, k_grid))
+    out, _ = launch.forward(xp, call, launch.token_tables(xp, call))
     return out
 
 
 def bra_vjp(
-    xp: Any, q: Array, k: Array, v: Array, index: Array, q_grid: Grid, k_grid: Grid, scale: float
+    xp: Any,
+    composed: Backend,
+    q: Array,
+    k: Array,
+    v: Array,
+    index: Array,
+    q_grid: Grid,
+    k_grid: Grid,
+    scale: float,
 ) -> tuple[Array, Pullback]:
-    if not q.size or not v.size:
-        out = xp.zeros((*q.shape[:-1], v.shape[-1]), q.dtype)
-        return out, lambda d_out: tuple(xp.zeros(x.shape, x.dtype) for x in (q, k, v))
+    if not _fits(q, v, q_grid, k_grid):
+        return compose.bra_vjp(composed, q, k, v, index, q_grid, k_grid, scale)
     call = _call(xp, q, k, v, index, q_grid, k_grid, scale)
-    tables = launch.token_tables(xp, q_grid, k_grid)
+    tables = launch.token_tables(xp, call)
     out, lse = launch.forward(xp, call, tables)
 
     def pullback(d_out: Array) -> tuple[Array, Array, Array]:
         return launch.backward(xp, call, tables, out, lse, in_rows(xp, d_out))
 
     return out, pullback
+
+
+def _fits(q: Array, v: Array, q_grid: Grid, k_grid: Grid) -> bool:
+    """Whether kernels take a call: there is something to compute, and heads and maps are not too
+    large."""
+    images, channels = q.shape[0], max(q.shape[-1], v.shape[-1])
+    return images > 0 and channels <= WIDEST and max(q_grid.ndim, k_grid.ndim) <= MAX_AXES
 
 
 def _call(

@@ -30,8 +30,8 @@ class Tiles(NamedTuple):
     """Regions that share one; a bit of 32 each."""
     warps: int
     """Of a block."""
-    count: int
-    """Of an image."""
+    per_image: int
+    """Tiles."""
 
     @property
     def lanes(self) -> int:
@@ -68,7 +68,7 @@ def tiles(kept: Grid, walked: Grid, routes: float, channels: int, itemsize: int)
         def time(tiles: Tiles) -> float:
             # Of the regions that any of a group's is routed to, if routes were drawn at random.
             met = 1 - (1 - min(1.0, routes / walked.num_regions)) ** tiles.group
-            return tiles.count * met * (tiles.lanes * score + row)
+            return tiles.per_image * met * (tiles.lanes * score + row)
 
         return min((_grouped(kept, warps) for warps in range(1, most + 1)), key=time)
     parts = ceil(tokens / (LANES * most))

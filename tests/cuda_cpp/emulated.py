@@ -1,0 +1,54 @@
+"""The CuPy backend with its kernels on a CPU: for NumPy arrays, and for torch tensors by exchange."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+from emulator import Emulator
+
+from bilevel.exchange import adapted
+from bilevel.protocol import Backend, Exchange, Problem
+from bilevel_cupy.backend import DTYPES, bind
+from bilevel_torch.backend import BACKEND as TORCH
+
+
+def _taking(library: str, *dtypes: str) -> Any:
+    def refuses(problem: Problem) -> str | None:
+        takes = (problem.library, problem.device) == (library, "cpu") and problem.dtype in dtypes
+        return None if takes else f"{', '.join(dtypes)} {library} arrays on a CPU"
+
+    return refuses
+
+
+def numpy_backend(xp: Any) -> Backend:
+    """Its arrays are NumPy's; ``xp`` is an emulator."""
+    refuses = _taking("numpy", "float16", "float32", "float64")
+    return replace(bind(xp), library="numpy", refuses=refuses)
+
+
+def take(x: torch.Tensor) -> np.ndarray[Any, Any]:
+    """As CuPy takes tensors: NumPy itself knows no bfloat16."""
+    if x.dtype != torch.bfloat16:
+        return x.numpy()
+    return x.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+
+
+def give(x: np.ndarray[Any, Any]) -> torch.Tensor:
+    if x.dtype != ml_dtypes.bfloat16:
+        return torch.from_numpy(x)
+    return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
+
+
+def torch_backend(xp: Any) -> Backend:
+    """What torch tensors have of it, gradients included."""
+    assert TORCH.exchange is not None
+    crossed = adapted(numpy_backend(xp), TORCH, Exchange(take, give), TORCH.exchange)
+    return replace(crossed, library="torch", refuses=_taking("torch", *DTYPES))
+
+
+OF_NUMPY = numpy_backend(Emulator())
+OF_TORCH = torch_backend(Emulator())
