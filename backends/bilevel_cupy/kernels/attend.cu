@@ -111,8 +111,6 @@ __global__ void __launch_bounds__(128)
     if (token >= 0 && threadIdx.x % 4 == 0)
       lse[tile.row(call, call.queries) + token] = softmax.top[r] + logarithm_to_2(total);
   }
-  await_copies<0>();  // if there was no step, the queries are still on their way
-  __syncwarp();
   write_rows<T>(queries, first, acc);
   __syncwarp();
   queries.store(tile.of(out, call.out), call.out, tokens, first);

@@ -4,7 +4,7 @@
 struct Map {
   long long image, token, head, channel;
   int channels;
-  int vectors;  // whether the channels of a token can be moved 16 bytes at a time
+  int vectors;  // whether steps are whole vectors of 16 bytes, and channels side by side
 };
 
 // The tokens of queries or of keys.

@@ -173,8 +173,6 @@ __global__ void __launch_bounds__(128)
     if (!*flag) break;
   }
 
-  await_copies<0>();  // if there was no step, keys and values are still on their way
-  __syncwarp();
   if (OF_KEYS) {
     for (int b = 0; b < BLOCKS; b++)
       for (int i = 0; i < 4; i++) acc_k[b][i] *= S(call.scale);

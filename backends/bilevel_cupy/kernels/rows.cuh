@@ -1,5 +1,10 @@
 // Tokens as rows of a matrix in shared memory, and the way there and back.
 
+// Whether the channels of tokens can be moved 16 bytes at a time.
+__device__ inline bool in_vectors(const void* at, const Map& map) {
+  return map.vectors && reinterpret_cast<unsigned long long>(at) % 16 == 0;
+}
+
 template <class T, int CHANNELS>
 struct Rows {
   static constexpr int VECTOR = 16 / sizeof(T);        // numbers that move together
@@ -11,7 +16,7 @@ struct Rows {
   // `count` rows of tokens; zeros where there is none, and beyond the channels. All threads of a
   // block take part; the rows are there once copies were awaited and threads are in step.
   __device__ void fetch(const T* from, const Map& map, const int* tokens, int count) const {
-    if (map.vectors) {
+    if (in_vectors(from, map)) {
       constexpr int PARTS = CHANNELS / VECTOR;
       for (int i = threadIdx.x; i < count * PARTS; i += blockDim.x) {
         const int lane = i / PARTS, channel = i % PARTS * VECTOR;
@@ -32,7 +37,7 @@ struct Rows {
   // The rows of one warp, which alone takes part.
   __device__ void store(T* to, const Map& map, const int* tokens, int first) const {
     const int thread = threadIdx.x % 32;
-    if (map.vectors) {
+    if (in_vectors(to, map)) {
       constexpr int PARTS = CHANNELS / VECTOR;
       for (int i = thread; i < 16 * PARTS; i += 32) {
         const int lane = first + i / PARTS, channel = i % PARTS * VECTOR;

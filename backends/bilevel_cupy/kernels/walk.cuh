@@ -62,9 +62,10 @@ struct Walk {
   __device__ const int* tokens_of(int step) const { return tokens + step % 3 * ROWS; }
   __device__ const unsigned* routed_of(int step) const { return routed + step % 3 * ROWS; }
 
-  // Before the first step; threads need not be in step.
+  // Before the first step; threads need not be in step. What was sent for before is there when
+  // they are in step again, also if there is no step.
   __device__ void begin() const {
-    if (steps == 0) return;
+    if (steps == 0) return await_copies<0>();
     look_up(0);
     __syncthreads();
     fetch(0);
