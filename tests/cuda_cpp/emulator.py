@@ -2,58 +2,44 @@
 
     xp = Emulator()
     module = xp.RawModule(code=text, name_expressions=["attend<__half, 64>"])
-    module.get_function("attend<__half, 64>")(grid, block, arguments, shared_mem=1024)
+    kernel = module.get_function("attend<__half, 64>")
+    kernel(grid, block, arguments, shared_mem=1024)
 
-g++ compiles the text that NVRTC would, after ``gpu_on_cpu.h``. Arrays are NumPy's. What a GPU
-refuses to launch is refused, and what it leaves undefined is an error, as far as it is noticed.
+Arrays are NumPy's, those of bfloat16 with the dtype of ml_dtypes. What a GPU refuses to launch is
+refused here, and what it leaves undefined is an error as far as it is noticed:
 
-``BILEVEL_SANITIZE=1`` compiles with AddressSanitizer, for a Python that ``sanitized.py`` starts.
+- Threads wait for others that never come, or only some of a warp take part in what all must.
+- An argument is not what the kernel declares: CuPy passes whatever bits it is given.
+- A copy is not awaited. Copies land as late or as early as they may, by the order of threads.
+- Shared memory is read before it is written, or that of ``xp.empty``: both are NaN until then.
+- A kernel writes just beside an array of ``xp.empty``. Under ``sanitized.py`` each access outside
+  of an array or of shared memory ends the process, and each that is not aligned.
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
-import shutil
-import subprocess
-import tempfile
+import weakref
 from collections.abc import Sequence
-from hashlib import sha256
 from math import prod
-from pathlib import Path
 from typing import Any, NamedTuple
 
+import gcc
 import numpy as np
-from cuda import pathfinder
-
-HERE = Path(__file__).parent
-HEADERS = ("fibers.h", "blocks.h", "gpu_on_cpu.h")
 
 MOST_THREADS = 1024
-MOST_BLOCKS = (2**31 - 1, 65535, 65535)
+MOST_BLOCKS = (2**31 - 1, 65_535, 65_535)
+SHARED_MEMORY = 48 << 10
+"""Bytes that each kernel may have."""
 MOST_SHARED_MEMORY = 232_448
-"""Bytes a block may have on sm_90, where it asks for more than the 48 KB that all may have."""
+"""Bytes that it may have where ``max_dynamic_shared_size_bytes`` says so, on sm_90."""
 
-OPTIONS = ("-std=c++17", "-shared", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique")
-OPTIMIZED = ("-O2", "-fno-strict-aliasing")
-SANITIZED = ("-O1", "-g", "-fno-strict-aliasing", "-fsanitize=address")
-
-ENTRIES = """
-#define ENTRY extern "C" __attribute__((visibility("default"))) const char*
-ENTRY parameters() {{ return gpu::Kernel<(&{name})>::parameters(); }}
-ENTRY launch(const gpu::Launch* how, void** arguments) {{
-    return gpu::Kernel<(&{name})>::launch(*how, arguments);
-}}
-"""
+MARGIN = 256
+"""Bytes on either side of an array, where no sanitizer watches over them."""
 
 
-class KernelError(RuntimeError):
-    """A kernel that does not compile, a launch that a GPU would refuse, a mistake in a kernel."""
-
-
-def sanitizes() -> bool:
-    """Whether kernels are compiled with AddressSanitizer."""
-    return os.environ.get("BILEVEL_SANITIZE") == "1"
+class LaunchError(RuntimeError):
+    """A launch that a GPU would refuse, or a mistake that a kernel made."""
 
 
 class Emulator:
@@ -65,64 +51,91 @@ class Emulator:
 
     def __init__(self, order: str | int = "forward") -> None:
         self.order = {"forward": 0, "backward": 1}[order] if isinstance(order, str) else order + 2
+        self.buffers: list[weakref.ref[np.ndarray]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(np, name)
+
+    def empty(self, shape: int | tuple[int, ...], dtype: Any = float) -> np.ndarray:
+        """An array whose bits are ones: floats are NaN until they are written."""
+        margin = 0 if gcc.sanitizes() else MARGIN
+        size = prod(np.atleast_1d(shape).tolist()) * np.dtype(dtype).itemsize
+        buffer = np.full(size + 2 * margin, 0xFF, np.uint8)
+        self.buffers = [kept for kept in self.buffers if kept() is not None]
+        self.buffers.append(weakref.ref(buffer))
+        return buffer[margin : margin + size].view(dtype).reshape(shape)
+
+    def empty_like(self, x: np.ndarray) -> np.ndarray:
+        """An array of the shape and dtype of ``x``, as from :meth:`empty`."""
+        return self.empty(x.shape, x.dtype)
 
     def RawModule(  # noqa: N802 # as in CuPy
         self, *, code: str, options: Sequence[str] = (), name_expressions: Sequence[str] = ()
     ) -> RawModule:
         """As ``cupy.RawModule``; of the options, only macros mean something here."""
-        return RawModule(code, tuple(options), tuple(name_expressions), self.order)
+        return RawModule(self, code, tuple(options), tuple(name_expressions))
+
+    def overwritten(self) -> int | None:
+        """The size in bytes of an array beside which something was written."""
+        for kept in self.buffers if not gcc.sanitizes() else ():
+            buffer = kept()
+            if buffer is not None and not (buffer[:MARGIN] & buffer[-MARGIN:] == 0xFF).all():
+                return buffer.size - 2 * MARGIN
+        return None
 
 
 class RawModule:
-    """A text and the kernels that it is for; each is compiled when it is asked for."""
+    """A text, and the kernels in it that have names; each is compiled when it is asked for."""
 
     def __init__(
-        self, code: str, options: tuple[str, ...], names: tuple[str, ...], order: int
+        self, xp: Emulator, code: str, options: tuple[str, ...], names: tuple[str, ...]
     ) -> None:
+        self.xp = xp
         self.code = code
-        self.options = tuple(option for option in options if option.startswith(("-D", "-U")))
+        self.macros = tuple(option for option in options if option.startswith(("-D", "-U")))
         self.names = names
-        self.order = order
         self.kernels: dict[str, Kernel] = {}
 
     def get_function(self, name: str) -> Kernel:
         """The kernel of a name expression."""
         if name not in self.names:
-            raise KernelError(f"{name} is not among the name expressions {self.names}")
+            raise LaunchError(f"{name} is not among the name expressions {self.names}")
         if name not in self.kernels:
-            library = ctypes.PyDLL(str(built(self.code, name, self.options)))
-            self.kernels[name] = Kernel(name, library, self.order)
+            library = ctypes.PyDLL(str(gcc.built(self.code, name, self.macros)))
+            self.kernels[name] = Kernel(self.xp, name, library)
         return self.kernels[name]
 
 
-class Parameter(NamedTuple):
-    """A parameter of a kernel, as its text declares it."""
+class Parameter(ctypes.Structure):
+    """``gpu::Parameter``: one of a kernel, as its text declares it."""
 
-    kind: str
-    """``float``, ``integer``, ``struct``; ``input``, a pointer to const, or ``output``."""
-    size: int
-    """Bytes of it or, of a pointer, of what it points to; 0 for void."""
+    _fields_ = (("_kind", ctypes.c_char_p), ("bytes", ctypes.c_size_t))
+
+    @property
+    def kind(self) -> str:
+        """``float``, ``integer``, ``struct``; ``input``, a pointer to const, or ``output``."""
+        return self._kind.decode() if self._kind else ""
 
     def refuses(self, argument: Any) -> str | None:
         """Why it does not take an argument."""
         is_array = isinstance(argument, np.ndarray)
         if not is_array and not isinstance(argument, np.generic):
             return f"takes a scalar or an array of NumPy, not {argument!r}"
-        if is_array != (self.kind in ("input", "output")):
-            return f"is {self.described()}, not for {'an array' if is_array else 'a scalar'}"
-        kinds = {"float": "f", "integer": "iub"}.get(self.kind, argument.dtype.kind)
-        if self.size not in (0, argument.dtype.itemsize) or argument.dtype.kind not in kinds:
-            return f"is {self.described()}, not for {argument.dtype}"
+        kinds = {"float": "f", "integer": "iub", "struct": "Vf"}
+        dtype = argument.dtype
+        if (
+            is_array != (self.kind in ("input", "output"))
+            or dtype.kind not in kinds.get(self.kind, dtype.kind)
+            or self.bytes not in (0, dtype.itemsize)
+        ):
+            return f"is {self}, not for {'an array' if is_array else 'a scalar'} of {dtype}"
         if self.kind == "output" and not argument.flags.writeable:
-            return "is not const, and the array may not be written to"
+            return "is not const, and the array is read-only"
         return None
 
-    def described(self) -> str:
-        pointers = {"input": "a pointer to const values", "output": "a pointer to values"}
-        return f"{pointers.get(self.kind, self.kind)} of {self.size} bytes"
+    def __str__(self) -> str:
+        names = {"input": "a pointer to const values", "output": "a pointer to values"}
+        return f"{names.get(self.kind, self.kind)} of {self.bytes} bytes"
 
 
 class Launch(ctypes.Structure):
@@ -139,25 +152,27 @@ class Launch(ctypes.Structure):
 class Kernel:
     """A kernel that can be launched."""
 
-    def __init__(self, name: str, library: ctypes.PyDLL, order: int) -> None:
+    def __init__(self, xp: Emulator, name: str, library: ctypes.PyDLL) -> None:
+        self.xp = xp
         self.name = name
-        self.order = order
-        self._most_shared = 48 << 10
-        library.parameters.restype = library.launch.restype = ctypes.c_char_p
+        self._shared_memory = SHARED_MEMORY
         self._launch = library.launch
-        declared = library.parameters().decode().split(";")[:-1]
-        self.parameters = [Parameter(p.split()[0], int(p.split()[1])) for p in declared]
+        self._launch.restype = ctypes.c_char_p
+        library.parameters.restype = ctypes.POINTER(Parameter)
+        declared = library.parameters()
+        count = next(i for i in range(4096) if not declared[i].kind)
+        self.parameters = declared[:count]
 
     @property
     def max_dynamic_shared_size_bytes(self) -> int:
         """Bytes of shared memory that a launch may ask for."""
-        return self._most_shared
+        return self._shared_memory
 
     @max_dynamic_shared_size_bytes.setter
     def max_dynamic_shared_size_bytes(self, size: int) -> None:
         if not 0 <= size <= MOST_SHARED_MEMORY:
-            self._refuse(f"{size} bytes of shared memory; a block has {MOST_SHARED_MEMORY}")
-        self._most_shared = size
+            self._refuse(f"a block has at most {MOST_SHARED_MEMORY} bytes of shared memory")
+        self._shared_memory = size
 
     def __call__(
         self,
@@ -172,15 +187,13 @@ class Kernel:
         self._check_arguments(args)
         values = [np.array(a.ctypes.data if isinstance(a, np.ndarray) else a) for a in args]
         pointers = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
-        how = Launch(
-            (ctypes.c_uint * 3)(*grid, *(1,) * (3 - len(grid))),
-            (ctypes.c_uint * 3)(*block, *(1,) * (3 - len(block))),
-            shared_mem,
-            self.order,
-        )
-        error = self._launch(ctypes.byref(how), pointers)
+        sizes = ((ctypes.c_uint * 3)(*x, *(1,) * (3 - len(x))) for x in (grid, block))
+        error = self._launch(ctypes.byref(Launch(*sizes, shared_mem, self.xp.order)), pointers)
         if error is not None:
             self._refuse(error.decode())
+        overwritten = self.xp.overwritten()
+        if overwritten is not None:
+            self._refuse(f"wrote beside an array of {overwritten} bytes")
 
     def _check_sizes(
         self, grid: tuple[int, ...], block: tuple[int, ...], shared_memory: int
@@ -190,49 +203,20 @@ class Kernel:
                 self._refuse(f"a {what} is a tuple of one to three positive sizes, not {sizes}")
         if any(size > most for size, most in zip(grid, MOST_BLOCKS, strict=False)):
             self._refuse(f"a grid has at most {MOST_BLOCKS} blocks, not {grid}")
-        if prod(block) > MOST_THREADS or (*block, 1, 1)[2] > 64:
-            self._refuse(f"a block has at most {MOST_THREADS} threads, 64 deep, not {block}")
-        if not 0 <= shared_memory <= self._most_shared:
+        if prod(block) > MOST_THREADS:
+            self._refuse(f"a block has at most {MOST_THREADS} threads, not {block}")
+        if not 0 <= shared_memory <= self._shared_memory:
             self._refuse(
-                f"{shared_memory} bytes of shared memory; max_dynamic_shared_size_bytes is "
-                f"{self._most_shared}"
+                f"max_dynamic_shared_size_bytes is {self._shared_memory}, not {shared_memory}"
             )
 
     def _check_arguments(self, arguments: tuple[Any, ...]) -> None:
         if len(arguments) != len(self.parameters):
-            self._refuse(f"{len(self.parameters)} parameters, {len(arguments)} arguments")
+            self._refuse(f"takes {len(self.parameters)} arguments, not {len(arguments)}")
         for i, (parameter, argument) in enumerate(zip(self.parameters, arguments, strict=True)):
             why_not = parameter.refuses(argument)
-            if why_not:
+            if why_not is not None:
                 self._refuse(f"parameter {i} {why_not}")
 
     def _refuse(self, why: str) -> None:
-        raise KernelError(f"{self.name}: {why}")
-
-
-def built(code: str, name: str, options: tuple[str, ...]) -> Path:
-    """The library of one kernel: compiled now, or kept from when it was."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        raise KernelError("g++ compiles kernels for the CPU, and is not here: install it")
-    include = pathfinder.find_nvidia_header_directory("cudart")
-    flags = (*OPTIONS, *(SANITIZED if sanitizes() else OPTIMIZED), *options)
-    command = [compiler, *flags, f"-I{HERE}", f"-I{include}", "-w", "-x", "c++", "-"]
-    text = '#include "gpu_on_cpu.h"\n#line 1 "kernel.cu"\n' + code + ENTRIES.format(name=name)
-    parts = (*command, *((HERE / header).read_text() for header in HEADERS), text)
-    folder = Path(tempfile.gettempdir()) / f"bilevel-emulator-{os.getuid()}"
-    library = folder / f"{sha256(chr(0).join(parts).encode()).hexdigest()[:32]}.so"
-    if not library.exists():
-        folder.mkdir(exist_ok=True)
-        _compile(command, name, text, library)
-    return library
-
-
-def _compile(command: list[str], name: str, text: str, library: Path) -> None:
-    aside = library.with_suffix(f".{os.getpid()}")
-    done = subprocess.run(
-        [*command, "-o", str(aside)], input=text, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise KernelError(f"{name} does not compile:\n{done.stderr}")
-    os.replace(aside, library)
+        raise LaunchError(f"{self.name}: {why}")

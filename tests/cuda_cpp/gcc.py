@@ -1,0 +1,100 @@
+"""Compile kernels for the CPU with g++, and keep what is compiled."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+from cuda import pathfinder
+
+HERE = Path(__file__).parent
+SOURCES = ("fibers.h", "blocks.h", "blocks.cpp", "gpu_on_cpu.h")
+
+# What kernels do with pointers, CUDA allows; each library has symbols of its own.
+OPTIONS = ("-std=c++17", "-fPIC", "-fno-strict-aliasing", "-fvisibility=hidden", "-fno-gnu-unique")
+OPTIMIZED = ("-O2",)
+SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+
+ENTRIES = """
+#define ENTRY extern "C" __attribute__((visibility("default")))
+ENTRY const gpu::Parameter* parameters() {{ return gpu::Kernel<(&{name})>::parameters; }}
+ENTRY const char* launch(const gpu::Launch* how, void** arguments) {{
+    return gpu::Kernel<(&{name})>::launch(*how, arguments);
+}}
+"""
+
+
+class CompileError(RuntimeError):
+    """A kernel that g++ does not compile, with what g++ says."""
+
+
+def sanitizes() -> bool:
+    """Whether kernels are compiled with the sanitizers of addresses and of undefined behaviour."""
+    return os.environ.get("BILEVEL_SANITIZE") == "1"
+
+
+def missing() -> str | None:
+    """Why no kernel can be compiled."""
+    return None if shutil.which("g++") else "g++ compiles kernels for the CPU: install it"
+
+
+def built(code: str, name: str, options: tuple[str, ...]) -> Path:
+    """The library of the kernel that a name expression means in a text."""
+    text = '#include "gpu_on_cpu.h"\n#line 1 "kernel.cu"\n' + code + ENTRIES.format(name=name)
+
+    def compile_and_link(library: Path) -> None:
+        command = [*_command(), *options, "-shared", "-x", "c++", "-", "-x", "none", str(_blocks())]
+        _run([*command, "-o", str(library)], text, f"{name} does not compile")
+
+    return _kept(text + chr(0).join(options), ".so", compile_and_link)
+
+
+def _blocks() -> Path:
+    """What all kernels have in common, as an object."""
+
+    def compile_only(library: Path) -> None:
+        command = [*_command(), "-c", str(HERE / "blocks.cpp"), "-o", str(library)]
+        _run(command, "", "blocks.cpp does not compile")
+
+    return _kept("", ".o", compile_only)
+
+
+@functools.cache
+def _command() -> tuple[str, ...]:
+    includes = (str(HERE), pathfinder.find_nvidia_header_directory("cudart"))
+    flags = (*OPTIONS, *(SANITIZED if sanitizes() else OPTIMIZED), "-w")
+    return ("g++", *flags, *(f"-I{folder}" for folder in includes))
+
+
+@functools.cache
+def _common() -> str:
+    """What everything that is compiled depends on."""
+    version = subprocess.run(
+        ["g++", "-dumpfullversion", "-dumpmachine"], capture_output=True, text=True, check=True
+    ).stdout
+    return chr(0).join((version, *_command(), *((HERE / name).read_text() for name in SOURCES)))
+
+
+def _kept(text: str, suffix: str, make: Callable[[Path], None]) -> Path:
+    """The file that was made of a text, now or before; two processes may make one at a time."""
+    folder = Path(tempfile.gettempdir()) / f"bilevel-kernels-{os.getuid()}"
+    file = folder / (sha256((_common() + chr(0) + text).encode()).hexdigest()[:32] + suffix)
+    if not file.exists():
+        folder.mkdir(exist_ok=True)
+        aside = file.with_name(f"{os.getpid()}-{file.name}")
+        make(aside)
+        os.replace(aside, file)
+    return file
+
+
+def _run(command: list[str], text: str, failure: str) -> None:
+    environment = {**os.environ, "LD_PRELOAD": ""}  # the compiler is not to be sanitized
+    done = subprocess.run(command, env=environment, input=text, capture_output=True, text=True)
+    if done.returncode:
+        raise CompileError(f"{failure}:\n{done.stderr}")
