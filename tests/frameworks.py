@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import NoReturn
 
 import pytest
 
@@ -16,8 +17,13 @@ def load_or_skip(name: str) -> bilevel.Backend:
     """The backend called ``name``; without it the test skips or, if it is required, fails."""
     reasons = {status.name: status.why_not for status in bilevel.backends()}
     why_not = reasons.get(name, "it is not installed")
-    if why_not and name in os.environ.get(VARIABLE, "").replace(",", " ").split():
-        pytest.fail(f"{VARIABLE} names {name}, but {why_not}", pytrace=False)
     if why_not:
-        pytest.skip(f"backend {name}: {why_not}", allow_module_level=True)
+        skip_or_fail(name, why_not)
     return registry.load(name)
+
+
+def skip_or_fail(name: str, why_not: str) -> NoReturn:
+    """Skip the test, which cannot run because of ``why_not``; if ``name`` is required, it fails."""
+    if name in os.environ.get(VARIABLE, "").replace(",", " ").split():
+        pytest.fail(f"{VARIABLE} names {name}, but {why_not}", pytrace=False)
+    pytest.skip(f"backend {name}: {why_not}", allow_module_level=True)

@@ -22,7 +22,7 @@ import ctypes
 import weakref
 from collections.abc import Sequence
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import gcc
 import numpy as np

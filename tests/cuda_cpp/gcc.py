@@ -65,7 +65,6 @@ def _blocks() -> Path:
     return _kept("", ".o", compile_only)
 
 
-@functools.cache
 def _command() -> tuple[str, ...]:
     includes = (str(HERE), pathfinder.find_nvidia_header_directory("cudart"))
     flags = (*OPTIONS, *(SANITIZED if sanitizes() else OPTIMIZED), "-w")
@@ -73,18 +72,17 @@ def _command() -> tuple[str, ...]:
 
 
 @functools.cache
-def _common() -> str:
-    """What everything that is compiled depends on."""
-    version = subprocess.run(
-        ["g++", "-dumpfullversion", "-dumpmachine"], capture_output=True, text=True, check=True
-    ).stdout
-    return chr(0).join((version, *_command(), *((HERE / name).read_text() for name in SOURCES)))
+def _version() -> str:
+    command = ["g++", "-dumpfullversion", "-dumpmachine"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def _kept(text: str, suffix: str, make: Callable[[Path], None]) -> Path:
-    """The file that was made of a text, now or before; two processes may make one at a time."""
+    """The file that is made of a text, unless it was before; two processes may both make it."""
     folder = Path(tempfile.gettempdir()) / f"bilevel-kernels-{os.getuid()}"
-    file = folder / (sha256((_common() + chr(0) + text).encode()).hexdigest()[:32] + suffix)
+    sources = ((HERE / name).read_text() for name in SOURCES)
+    origin = chr(0).join((_version(), *_command(), *sources, text))
+    file = folder / (sha256(origin.encode()).hexdigest()[:32] + suffix)
     if not file.exists():
         folder.mkdir(exist_ok=True)
         aside = file.with_name(f"{os.getpid()}-{file.name}")

@@ -45,8 +45,8 @@ def compiled(
 ) -> dict[str, Compiled]:
     """The kernels of name expressions, compiled by NVRTC for a compute capability.
 
-    ``options`` are those of ``cuda.core.ProgramOptions``. A text that does not compile is cuda.core's
-    ``NVRTCError``, with NVRTC's messages.
+    ``options`` are those of ``cuda.core.ProgramOptions``. For a text that does not compile,
+    cuda.core raises what NVRTC says.
     """
     chosen = ProgramOptions(
         std="c++17",
