@@ -44,8 +44,7 @@ class Kernel:
 
     call: Call
     of_keys: bool
-    results: int
-    """Arrays of sums beside the first."""
+    backward: bool
 
     @property
     def kept(self) -> Grid:
@@ -72,14 +71,14 @@ class Kernel:
     def rows(self) -> int:
         walk = self.routes * self.walked.region_tokens
         channels, itemsize = padded(self.call.channels), self.call.q.itemsize
-        return walked_rows(walk, channels, itemsize, self.results)
+        return walked_rows(walk, channels, itemsize, backward=self.backward)
 
     def launch(self, xp: Any, name: str, *arguments: Any, flags: str = "") -> None:
         """``flags`` are what the kernel's template takes after the numbers."""
         call, tiles = self.call, self.tiles
         channels = padded(call.channels)
         run = kernel(xp, f"{name}<{call.number}, {channels}, {self.rows}{flags}>")
-        shared = self._shared_bytes(channels, 1 + (self.results > 0))
+        shared = self._shared_bytes(channels, 1 + self.backward)
         if shared > PLAIN_SHARED:
             run.max_dynamic_shared_size_bytes = shared
         blocks = call.images * tiles.per_image * call.heads
@@ -114,7 +113,7 @@ def forward(xp: Any, call: Call, tables: Tables) -> tuple[Array, Array]:
     ``(N, M, tokens)``."""
     out = xp.empty((*call.q.shape[:-1], call.v.shape[-1]), call.q.dtype)
     lse = xp.empty((call.images, call.heads, prod(call.q_grid.spatial)), call.sum_dtype)
-    attend = Kernel(call, of_keys=False, results=0)
+    attend = Kernel(call, of_keys=False, backward=False)
     walks = _walks_of_queries(xp, attend)
     attend.launch(
         xp,
@@ -131,7 +130,7 @@ def backward(
     """The gradients of q, k and v."""
     delta = xp.empty(lse.shape, lse.dtype)
     d_q, d_k, d_v = (xp.empty(x.shape, x.dtype) for x in (call.q, call.k, call.v))
-    of_queries = Kernel(call, of_keys=False, results=1)
+    of_queries = Kernel(call, of_keys=False, backward=True)
     of_queries.launch(
         xp,
         "gradient_of_queries",
@@ -139,7 +138,7 @@ def backward(
         *_walks_of_queries(xp, of_queries),
         call.by_value(of_queries.tiles, out=out, d_out=d_out, d_q=d_q),
     )
-    of_keys = Kernel(call, of_keys=True, results=2)
+    of_keys = Kernel(call, of_keys=True, backward=True)
     walks = _walks_of_keys(xp, of_keys)
     # Sums of float64 for both do not fit the registers.
     each = call.q.itemsize == 8 and padded(call.channels) == 128

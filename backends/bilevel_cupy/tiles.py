@@ -43,13 +43,13 @@ def padded(channels: int) -> int:
     return max(16, 1 << (channels - 1).bit_length())
 
 
-def walked_rows(walk: float, channels: int, itemsize: int, results: int) -> int:
-    """How many tokens are walked over at a time, of about ``walk``; no more than registers hold
-    the scores of, beside as many sums as the channels of ``results`` arrays have."""
+def walked_rows(walk: float, channels: int, itemsize: int, *, backward: bool) -> int:
+    """How many tokens are walked over at a time, of about ``walk``. Registers hold their scores
+    beside sums of as many channels, and in the backward pass the gradients of both."""
     if itemsize == 8:
         return 8
-    most = (64 if channels <= 64 and results == 0 else 32) * 2 // itemsize
-    return min(most, max(16, 1 << (ceil(walk) - 1).bit_length()))
+    wide = channels <= 64 and walk > 32 and not backward
+    return (64 if wide else 32) * 2 // itemsize
 
 
 @lru_cache(maxsize=1024)

@@ -1,4 +1,4 @@
-"""The CuPy backend with its kernels on a CPU: for NumPy arrays, and for torch tensors by exchange."""
+"""The CuPy backend with its kernels on a CPU, for NumPy arrays and, by exchange, torch tensors."""
 
 from __future__ import annotations
 

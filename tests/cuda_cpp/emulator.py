@@ -118,9 +118,9 @@ class Parameter(ctypes.Structure):
 
     def refuses(self, argument: Any) -> str | None:
         """Why it does not take an argument."""
-        is_array = isinstance(argument, np.ndarray)
-        if not is_array and not isinstance(argument, np.generic):
+        if not isinstance(argument, np.ndarray | np.generic):
             return f"takes a scalar or an array of NumPy, not {argument!r}"
+        is_array = isinstance(argument, np.ndarray) and not _by_value(argument)
         kinds = {"float": "f", "integer": "iub", "struct": "Vf"}
         dtype = argument.dtype
         if (
@@ -136,6 +136,11 @@ class Parameter(ctypes.Structure):
     def __str__(self) -> str:
         names = {"input": "a pointer to const values", "output": "a pointer to values"}
         return f"{names.get(self.kind, self.kind)} of {self.bytes} bytes"
+
+
+def _by_value(argument: Any) -> bool:
+    """Whether it is a structure, for which CuPy takes an array of NumPy that holds one."""
+    return isinstance(argument, np.ndarray) and argument.dtype.names and argument.shape == (1,)
 
 
 class Launch(ctypes.Structure):
@@ -185,7 +190,10 @@ class Kernel:
         """Run it, to its end."""
         self._check_sizes(grid, block, shared_mem)
         self._check_arguments(args)
-        values = [np.array(a.ctypes.data if isinstance(a, np.ndarray) else a) for a in args]
+        values = [
+            np.array(a.ctypes.data if isinstance(a, np.ndarray) and not _by_value(a) else a)
+            for a in args
+        ]
         pointers = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
         sizes = ((ctypes.c_uint * 3)(*x, *(1,) * (3 - len(x))) for x in (grid, block))
         error = self._launch(ctypes.byref(Launch(*sizes, shared_mem, self.xp.order)), pointers)

@@ -262,7 +262,7 @@ def test_structures_are_passed_by_value() -> None:
         y[threadIdx.x] = shape.scale;
     }"""
     fields = [("rows", np.int32), ("stride", np.int64), ("scale", np.float32)]
-    shape = np.array((3, 2**40, 0.5), np.dtype(fields, align=True))[()]
+    shape = np.array([(3, 2**40, 0.5)], np.dtype(fields, align=True))
     strides, y = np.empty(32, np.int64), np.empty(32, np.float32)
     launch(code, shape, strides, y)
     assert (strides == 3 + 2**40).all()

@@ -5,7 +5,7 @@
 // d_q like q, and delta (N, M, tokens), the sum of out * d_out over the channels, which the other
 // kernel needs. A block computes a tile of queries and one head.
 template <class T, int CHANNELS, int ROWS>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, CHANNELS == 128)
     gradient_of_queries(const T* q, const T* k, const T* v, const T* out, const T* d_out,
                         const Sum<T>* lse, Sum<T>* delta, T* d_q, const int* q_table,
                         const int* k_table, const int* regions, const unsigned* members,
@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(128)
 
 // d_k like k and d_v like v, or one of them. A block computes a tile of keys and one head.
 template <class T, int CHANNELS, int ROWS, bool OF_KEYS, bool OF_VALUES>
-__global__ void __launch_bounds__(128)
+__global__ void __launch_bounds__(128, CHANNELS == 128)
     gradient_of_keys(const T* q, const T* k, const T* v, const T* d_out, const Sum<T>* lse,
                      const Sum<T>* delta, T* d_k, T* d_v, const int* q_table, const int* k_table,
                      const int* regions, const unsigned* members, const int* spans,
