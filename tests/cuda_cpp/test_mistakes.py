@@ -1,0 +1,232 @@
+"""What a GPU would refuse, or leave undefined, is an error on the CPU."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gcc
+import numpy as np
+import pytest
+from emulator import Emulator, Kernel, LaunchError
+from sanitized import environment
+
+
+def kernel_of(code: str, name: str = "kernel") -> Kernel:
+    return Emulator().RawModule(code=code, name_expressions=[name]).get_function(name)
+
+
+MISTAKES = [
+    ("if (threadIdx.x < 40) __syncthreads();", "divergence.* 40 __syncthreads, 24 at their end$"),
+    ("if (threadIdx.x != 3) __syncwarp();", "divergence.* 31 __syncwarp, 33 at their end$"),
+    ("if (lane < 8) return; __ballot_sync(all, 1);", "divergence.* 48 __ballot_sync, 16 at their"),
+    ("lane < 8 ? __syncwarp() : __syncthreads();", "divergence.* 48 __syncthreads, 16 __syncwarp$"),
+    ("threadIdx.x < 32 ? __syncwarp() : __syncthreads();", "divergence.* 32 at their end"),
+    (
+        "if (lane < 8) __syncwarp(); else __ballot_sync(all, 1);",
+        "divergence, these threads never meet: 24 __ballot_sync, 8 __syncwarp$",
+    ),
+    ("__syncwarp(0xff);", "__syncwarp has a mask that is not of all lanes"),
+    ("__shfl_sync(0xffffu, 1, 0);", "__shfl_sync has a mask that is not of all lanes"),
+    ("load_matrices(r, shared + 8);", "load_matrices has an address that is not of 16 bytes"),
+    ("load_matrices(r, shared + 496);", None),
+    ("load_matrices(r, shared + 512);", "load_matrices has an address outside of"),
+    ("load_matrices_transposed(r, shared - 16);", "transposed has an address outside of"),
+    ("copy_async(shared + 512, x, true);", "copy_async has an address outside of"),
+    ("copy_async(shared + 4, x, true);", "copy_async has an address that is not of 16 bytes"),
+    ("copy_async(shared, x + 4, true);", "copy_async has an address that is not of 16 bytes"),
+    ("copy_async(shared, x, true); commit_copies();", "copy_async is not awaited"),
+    ("copy_async(shared, x, true); await_copies<0>();", "copy_async is not awaited"),
+    ("copy_async(shared, x, true); commit_copies(); await_copies<1>();", "is not awaited"),
+    ("copy_async(shared, x, true); commit_copies(); await_copies<0>();", None),
+]
+
+
+@pytest.mark.parametrize(("body", "message"), MISTAKES)
+def test_mistakes_of_a_kernel(body: str, message: str | None) -> None:
+    """Where one is made, and that the next launch finds nothing of it."""
+    code = """
+    __global__ void kernel(const char* x, int mistaken) {
+        unsigned r[4], all = 0xffffffff, lane = threadIdx.x % 32;
+        unsigned char* shared = shared_memory();
+        if (!mistaken) return __syncthreads();
+        BODY
+    }"""
+    kernel = kernel_of(code.replace("BODY", body))
+    x = np.zeros(16, np.int8)
+    for _ in range(2):
+        if message is None:
+            kernel((2,), (64,), (x, np.int32(1)), shared_mem=512)
+        else:
+            with pytest.raises(LaunchError, match=rf"^kernel: block \(0, 0, 0\).*({message})"):
+                kernel((2,), (64,), (x, np.int32(1)), shared_mem=512)
+        kernel((2,), (64,), (x, np.int32(0)), shared_mem=512)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "float c[4]; unsigned b[2]; multiply_add(c, r, b, __half());",
+            "multiply_add needs a warp",
+        ),
+        ("load_matrices(r, shared_memory());", "load_matrices needs a warp"),
+        ("__shfl_sync(0xffffffff, 1, 20);", "is from a lane that the warp does not have"),
+    ],
+)
+def test_what_needs_a_whole_warp(body: str, message: str) -> None:
+    kernel = kernel_of("__global__ void kernel() { unsigned r[4]; BODY }".replace("BODY", body))
+    with pytest.raises(LaunchError, match=rf"block \(0, 0, 0\), thread \(15, 0, 0\): .*{message}"):
+        kernel((1,), (16,), (), shared_mem=512)
+
+
+ARGUMENTS = """
+struct Pair { long long a, b; };
+__global__ void kernel(const float* x, float* y, void* any, int n, double scale, Pair pair) {}
+"""
+
+
+def arguments() -> dict[str, Any]:
+    pair = np.array((1, 2), np.dtype([("a", np.int64), ("b", np.int64)], align=True))[()]
+    x, y, anything = np.zeros((3, 4), np.float32)
+    return {
+        "x": x,
+        "y": y,
+        "any": anything.astype(np.float16),
+        "n": np.int32(3),
+        "scale": np.float64(0.5),
+        "pair": pair,
+    }
+
+
+def read_only() -> np.ndarray:
+    x = np.zeros(4, np.float32)
+    x.flags.writeable = False
+    return x
+
+
+REFUSED = [
+    ("n", 3, "parameter 3 takes a scalar or an array of NumPy, not 3$"),
+    ("scale", 0.5, "parameter 4 takes a scalar or an array of NumPy, not 0.5$"),
+    ("x", None, "parameter 0 takes a scalar or an array of NumPy, not None$"),
+    ("n", np.int64(3), "parameter 3 is integer of 4 bytes, not for a scalar of int64"),
+    ("n", np.float32(3), "parameter 3 is integer of 4 bytes, not for a scalar of float32"),
+    ("scale", np.float32(3), "parameter 4 is float of 8 bytes, not for a scalar of float32"),
+    ("scale", np.int64(3), "parameter 4 is float of 8 bytes, not for a scalar of int64"),
+    ("pair", np.zeros((), "i4, i4")[()], "parameter 5 is struct of 16 bytes, not for a scalar"),
+    ("pair", np.complex128(3), "parameter 5 is struct of 16 bytes, not for a scalar of complex128"),
+    ("n", np.zeros(1, np.int32), "parameter 3 is integer of 4 bytes, not for an array of int32"),
+    ("x", np.float32(3), "parameter 0 is a pointer to const values of 4 bytes, not for a scalar"),
+    (
+        "y",
+        np.zeros(4),
+        "parameter 1 is a pointer to values of 4 bytes, not for an array of float64",
+    ),
+    ("y", read_only(), "parameter 1 is not const, and the array is read-only"),
+]
+
+
+@pytest.mark.parametrize(("name", "argument", "message"), REFUSED)
+def test_arguments_that_are_not_declared(name: str, argument: Any, message: str) -> None:
+    kernel = kernel_of(ARGUMENTS)
+    kernel((1,), (32,), (*arguments().values(),))
+    kernel((1,), (32,), (*{**arguments(), "x": read_only()}.values(),))
+    with pytest.raises(LaunchError, match=f"^kernel: {message}"):
+        kernel((1,), (32,), (*{**arguments(), name: argument}.values(),))
+
+
+@pytest.mark.parametrize("count", [0, 5, 7])
+def test_another_number_of_arguments(count: int) -> None:
+    given = (*arguments().values(), np.int32(0))[:count]
+    with pytest.raises(LaunchError, match=f"kernel: takes 6 arguments, not {count}"):
+        kernel_of(ARGUMENTS)((1,), (32,), given)
+
+
+@pytest.mark.parametrize(
+    ("grid", "block", "shared", "message"),
+    [
+        ((0,), (32,), 0, r"a grid is a tuple of one to three positive sizes, not \(0,\)"),
+        ((1, 1, 1, 1), (32,), 0, "a grid is a tuple of one to three positive sizes"),
+        (1, (32,), 0, "a grid is a tuple of one to three positive sizes, not 1"),
+        ((1, 65536), (32,), 0, "a grid has at most"),
+        ((1,), (32, 0), 0, "a block is a tuple of one to three positive sizes"),
+        ((1,), (32, 33), 0, "a block has at most 1024 threads"),
+        ((1,), (32,), 49153, "max_dynamic_shared_size_bytes is 49152, not 49153"),
+    ],
+)
+def test_sizes_that_a_gpu_does_not_launch(grid: Any, block: Any, shared: int, message: str) -> None:
+    kernel = kernel_of("__global__ void kernel() {}")
+    with pytest.raises(LaunchError, match=message):
+        kernel(grid, block, (), shared_mem=shared)
+
+
+def test_more_shared_memory_is_asked_for() -> None:
+    kernel = kernel_of("__global__ void kernel() { shared_memory()[232447] = 1; }")
+    kernel.max_dynamic_shared_size_bytes = 232_448
+    kernel((1,), (32,), (), shared_mem=232_448)
+    with pytest.raises(LaunchError, match="at most 232448 bytes of shared memory"):
+        kernel.max_dynamic_shared_size_bytes = 232_449
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (
+            "__global__ void kernel() {\n  x = 1;\n}",
+            "kernel does not compile:\nkernel.cu: .*\n.*:2:3",
+        ),
+        ("__global__ void kernel() { __shared__ int x; }", "is what shared_memory\\(\\) returns"),
+        ("__global__ void other() {}", "kernel does not compile"),
+    ],
+)
+def test_texts_that_do_not_compile(code: str, message: str) -> None:
+    with pytest.raises(gcc.CompileError, match=message):
+        kernel_of(code)
+
+
+def test_kernels_without_a_name() -> None:
+    module = Emulator().RawModule(code="__global__ void kernel() {}", name_expressions=["a", "b"])
+    with pytest.raises(LaunchError, match=r"kernel is not among the name expressions \('a', 'b'\)"):
+        module.get_function("kernel")
+
+
+SANITIZED = """
+import numpy as np
+from emulator import Emulator
+text = "__global__ void kernel(const char* x, char* y, int at) {{ {body} }}"
+kernel = Emulator().RawModule(code=text, name_expressions=["kernel"]).get_function("kernel")
+x, y = np.zeros((2, 64), np.int8)
+for at in (63, 64):
+    kernel((1,), (32,), (x.copy(), y.copy(), np.int32(at)), shared_mem=64)
+    print("launched", at)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ("if (threadIdx.x == 9) y[at] = 1;", "heap-buffer-overflow.*WRITE of size 1"),
+        ("if (threadIdx.x == 9) y[0] = x[at];", "heap-buffer-overflow.*READ of size 1"),
+        ("if (threadIdx.x == 9) shared_memory()[at] = 1;", "heap-buffer-overflow.*WRITE of size 1"),
+        ("copy_async(shared_memory(), x + at / 64 * 64, true);", "heap-buffer-overflow.*READ"),
+        ("if (at == 64) y[0] = *(const int*)(x + 1);", "misaligned address"),
+        ("int z[64]; z[at] = 1; y[0] = z[at / 2];", "index 64 out of bounds"),
+    ],
+)
+def test_sanitizers_end_the_process(body: str, error: str) -> None:
+    if body.startswith("copy"):
+        body += " commit_copies(); await_copies<0>();"
+    done = subprocess.run(
+        [sys.executable, "-c", SANITIZED.format(body=body)],
+        cwd=Path(__file__).parent,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "launched 63\n"
+    assert done.returncode != 0
+    assert "kernel.cu:1" in done.stderr
+    assert re.search(error, done.stderr, re.DOTALL)
