@@ -118,9 +118,9 @@ class Parameter(ctypes.Structure):
 
     def refuses(self, argument: Any) -> str | None:
         """Why it does not take an argument."""
-        if not isinstance(argument, np.ndarray | np.generic):
-            return f"takes a scalar or an array of NumPy, not {argument!r}"
-        is_array = isinstance(argument, np.ndarray) and not _by_value(argument)
+        if isinstance(argument, np.void) or not isinstance(argument, np.ndarray | np.generic):
+            return f"takes a number or an array of NumPy, not {argument!r}"
+        is_array = isinstance(argument, np.ndarray) and not _is_structure(argument)
         kinds = {"float": "f", "integer": "iub", "struct": "Vf"}
         dtype = argument.dtype
         if (
@@ -128,7 +128,7 @@ class Parameter(ctypes.Structure):
             or dtype.kind not in kinds.get(self.kind, dtype.kind)
             or self.bytes not in (0, dtype.itemsize)
         ):
-            return f"is {self}, not for {'an array' if is_array else 'a scalar'} of {dtype}"
+            return f"is {self}, not for {'an array' if is_array else 'a value'} of {dtype}"
         if self.kind == "output" and not argument.flags.writeable:
             return "is not const, and the array is read-only"
         return None
@@ -138,9 +138,16 @@ class Parameter(ctypes.Structure):
         return f"{names.get(self.kind, self.kind)} of {self.bytes} bytes"
 
 
-def _by_value(argument: Any) -> bool:
-    """Whether it is a structure, for which CuPy takes an array of NumPy that holds one."""
-    return isinstance(argument, np.ndarray) and argument.dtype.names and argument.shape == (1,)
+def _is_structure(argument: Any) -> bool:
+    """Whether it goes by value: CuPy takes structures as arrays of NumPy that hold one."""
+    return isinstance(argument, np.ndarray) and argument.size == 1 and bool(argument.dtype.names)
+
+
+def _value(argument: Any) -> np.ndarray:
+    """What a kernel gets: a number, a structure, or an address."""
+    if isinstance(argument, np.ndarray) and not _is_structure(argument):
+        return np.array(argument.ctypes.data)
+    return np.array(argument)
 
 
 class Launch(ctypes.Structure):
@@ -190,10 +197,7 @@ class Kernel:
         """Run it, to its end."""
         self._check_sizes(grid, block, shared_mem)
         self._check_arguments(args)
-        values = [
-            np.array(a.ctypes.data if isinstance(a, np.ndarray) and not _by_value(a) else a)
-            for a in args
-        ]
+        values = [_value(argument) for argument in args]
         pointers = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
         sizes = ((ctypes.c_uint * 3)(*x, *(1,) * (3 - len(x))) for x in (grid, block))
         error = self._launch(ctypes.byref(Launch(*sizes, shared_mem, self.xp.order)), pointers)

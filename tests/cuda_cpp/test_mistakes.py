@@ -90,7 +90,7 @@ __global__ void kernel(const float* x, float* y, void* any, int n, double scale,
 
 
 def arguments() -> dict[str, Any]:
-    pair = np.array((1, 2), np.dtype([("a", np.int64), ("b", np.int64)], align=True))[()]
+    pair = np.array([(1, 2)], np.dtype([("a", np.int64), ("b", np.int64)], align=True))
     x, y, anything = np.zeros((3, 4), np.float32)
     return {
         "x": x,
@@ -109,17 +109,19 @@ def read_only() -> np.ndarray:
 
 
 REFUSED = [
-    ("n", 3, "parameter 3 takes a scalar or an array of NumPy, not 3$"),
-    ("scale", 0.5, "parameter 4 takes a scalar or an array of NumPy, not 0.5$"),
-    ("x", None, "parameter 0 takes a scalar or an array of NumPy, not None$"),
-    ("n", np.int64(3), "parameter 3 is integer of 4 bytes, not for a scalar of int64"),
-    ("n", np.float32(3), "parameter 3 is integer of 4 bytes, not for a scalar of float32"),
-    ("scale", np.float32(3), "parameter 4 is float of 8 bytes, not for a scalar of float32"),
-    ("scale", np.int64(3), "parameter 4 is float of 8 bytes, not for a scalar of int64"),
-    ("pair", np.zeros((), "i4, i4")[()], "parameter 5 is struct of 16 bytes, not for a scalar"),
-    ("pair", np.complex128(3), "parameter 5 is struct of 16 bytes, not for a scalar of complex128"),
+    ("n", 3, "parameter 3 takes a number or an array of NumPy, not 3$"),
+    ("scale", 0.5, "parameter 4 takes a number or an array of NumPy, not 0.5$"),
+    ("x", None, "parameter 0 takes a number or an array of NumPy, not None$"),
+    ("n", np.int64(3), "parameter 3 is integer of 4 bytes, not for a value of int64"),
+    ("n", np.float32(3), "parameter 3 is integer of 4 bytes, not for a value of float32"),
+    ("scale", np.float32(3), "parameter 4 is float of 8 bytes, not for a value of float32"),
+    ("scale", np.int64(3), "parameter 4 is float of 8 bytes, not for a value of int64"),
+    ("pair", np.zeros(1, "i4, i4"), "parameter 5 is struct of 16 bytes, not for a value of"),
+    ("pair", np.zeros(2, "i8, i8"), "parameter 5 is struct of 16 bytes, not for an array of"),
+    ("pair", np.zeros(1, "i8, i8")[0], "parameter 5 takes a number or an array of NumPy, not"),
+    ("pair", np.complex128(3), "parameter 5 is struct of 16 bytes, not for a value of complex128"),
     ("n", np.zeros(1, np.int32), "parameter 3 is integer of 4 bytes, not for an array of int32"),
-    ("x", np.float32(3), "parameter 0 is a pointer to const values of 4 bytes, not for a scalar"),
+    ("x", np.float32(3), "parameter 0 is a pointer to const values of 4 bytes, not for a value"),
     (
         "y",
         np.zeros(4),
