@@ -42,6 +42,14 @@ def kernels(session: nox.Session) -> None:
         session.run(*run, env={**env, "PYTHONPATH": path, "BILEVEL_COMPILE_KERNELS": "1"})
 
 
+@nox.session
+def sanitized(session: nox.Session) -> None:
+    """Run the CUDA kernels on the CPU under sanitizers of addresses and undefined behaviour."""
+    session.install("-e", ".[dev]")
+    run = ("python", "tests/cuda_cpp/sanitized.py", "-m", "pytest", "-n", "2", "tests/cuda_cpp")
+    session.run(*run, *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
 @nox.session(venv_backend="none")
 def gpu(session: nox.Session) -> None:
     """Test what only a GPU can show, in the environment that nox is in: its machine may have no

@@ -1,8 +1,9 @@
-"""Run a Python in which kernels are compiled with AddressSanitizer.
+"""Run Python with kernels that are compiled with sanitizers.
 
     python tests/cuda_cpp/sanitized.py -m pytest tests/cuda_cpp
 
-The sanitizer must be loaded before all else, and it ends the process at the first error.
+They end the process, and say why, at the first access that is out of bounds or not aligned, and at
+the first overflow of a signed integer.
 """
 
 from __future__ import annotations
@@ -16,9 +17,14 @@ def environment() -> dict[str, str]:
     """The environment of such a process."""
     command = ["g++", "-print-file-name=libasan.so"]
     library = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    # Python never frees some of its memory, which is no concern of a kernel.
-    options = {"LD_PRELOAD": library, "ASAN_OPTIONS": "detect_leaks=0", "BILEVEL_SANITIZE": "1"}
-    return {**os.environ, **options}
+    return {
+        **os.environ,
+        "BILEVEL_SANITIZE": "1",
+        "LD_PRELOAD": library,  # AddressSanitizer must be there before all else
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python never frees some of its memory
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "PYTEST_ADDOPTS": "--capture=sys",  # what is captured otherwise ends with the process
+    }
 
 
 if __name__ == "__main__":

@@ -216,6 +216,7 @@ for at in (63, 64):
         ("copy_async(shared_memory(), x + at / 64 * 64, true);", "heap-buffer-overflow.*READ"),
         ("if (at == 64) y[0] = *(const int*)(x + 1);", "misaligned address"),
         ("int z[64]; z[at] = 1; y[0] = z[at / 2];", "index 64 out of bounds"),
+        ("y[0] = (at + 2147483584) / 2;", "signed integer overflow"),
     ],
 )
 def test_sanitizers_end_the_process(body: str, error: str) -> None:
