@@ -8,6 +8,7 @@ layers that :mod:`bilevel.models.layers` builds from a dict of arrays.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any, Literal, TypeAlias
 
@@ -28,8 +29,9 @@ def routed_attention(p: Any, x: Array) -> Array:
     q, k, v = split_heads(p.qkv(x), p.num_heads)
     out = bra(
         q, k, v, topk=min(p.topk, prod(regions)), regions=regions, scale=p.scale, backend=p.backend
-    ).reshape(x.shape)
-    return p.proj(out if p.lce is None else out + p.lce(v.reshape(x.shape)))
+    )
+    out = reshaped(out, x.shape)
+    return p.proj(out if p.lce is None else out + p.lce(reshaped(v, x.shape)))
 
 
 def routed_attention_legacy_padded(p: Any, x: Array) -> Array:
@@ -39,7 +41,7 @@ def routed_attention_legacy_padded(p: Any, x: Array) -> Array:
     """
     h, w = x.shape[1:3]
     padded = p.pad(x, tuple(-(-n // s) * s for n, s in zip((h, w), p.regions, strict=True)))
-    return routed_attention(p, padded)[:, :h, :w]
+    return routed_attention(p, padded)[:, :h, :w, :]
 
 
 def split_heads(qkv: Array, num_heads: int) -> tuple[Array, Array, Array]:
@@ -53,5 +55,12 @@ def split_heads(qkv: Array, num_heads: int) -> tuple[Array, Array, Array]:
         if hasattr(qkv, "chunk")
         else (qkv[..., start : start + dim] for start in (0, dim, 2 * dim))
     )
-    q, k, v = (x.reshape(*tokens, num_heads, dim // num_heads) for x in chunks)
+    q, k, v = (reshaped(x, (*tokens, num_heads, dim // num_heads)) for x in chunks)
     return q, k, v
+
+
+def reshaped(x: Array, shape: Sequence[int]) -> Array:
+    """``x.reshape(shape)``, of which the array API standard has the function alone."""
+    if hasattr(x, "reshape"):
+        return x.reshape(shape)
+    return x.__array_namespace__().reshape(x, shape)

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 import bilevel
+from bilevel import registry
 from frameworks import load_or_skip
 
 settings.register_profile(
@@ -37,3 +38,17 @@ def torch() -> ModuleType:
     """The module torch."""
     load_or_skip("torch")
     return import_module("torch")
+
+
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> bilevel.Backend:
+    """The CuPy backend bound to array_api_strict, whose arrays bilevel knows for one test."""
+    import array_api_strict
+
+    from portable import SPEC, STRICT
+
+    known = {**registry.specs(), SPEC.name: SPEC}
+    monkeypatch.setattr(registry, "specs", lambda: known)
+    # It calls its device by a name that no other library has, lest anyone expects one.
+    monkeypatch.setattr(array_api_strict.Device, "__str__", lambda device: "cpu", raising=False)
+    return STRICT

@@ -11,7 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from bilevel.attention import routed_attention, routed_attention_legacy_padded, split_heads
+from bilevel.attention import (
+    reshaped,
+    routed_attention,
+    routed_attention_legacy_padded,
+    split_heads,
+)
 from bilevel.grid import Grid
 from bilevel.ops import bra, route, summarize
 from bilevel.protocol import Array
@@ -83,8 +88,8 @@ def full_attention(p: Any, x: Array) -> Array:
     values where p says so."""
     q, k, v = split_heads(p.qkv(x), p.num_heads)
     out = bra(q, k, v, topk=1, regions=1, scale=p.scale, backend=p.backend)
-    local = v.reshape(x.shape) if p.lce_on_values else x
-    return p.proj(out.reshape(x.shape) + p.lce(local))
+    local = reshaped(v, x.shape) if p.lce_on_values else x
+    return p.proj(reshaped(out, x.shape) + p.lce(local))
 
 
 def routed_attention_nchw_padded(p: Any, x: Array) -> Array:
@@ -99,16 +104,14 @@ def routed_attention_nchw_padded(p: Any, x: Array) -> Array:
     grid = Grid(tuple(r * size for r, size in zip(regions, sizes, strict=True)), regions)
     q, k, v = split_heads(p.pad(qkv, grid.spatial), p.num_heads)
     q_mean, k_mean = (summarize(y, grid, backend=p.backend) for y in (q, k))
-    by_axis = k_mean.reshape(-1, *regions, x.shape[-1])
-    by_axis[:, -1] *= sizes[0] / (h - (regions[0] - 1) * sizes[0])
-    by_axis[:, :, -1] *= sizes[1] / (w - (regions[1] - 1) * sizes[1])
-    routes = route(
-        q_mean, by_axis.reshape(k_mean.shape), min(p.topk, grid.num_regions), backend=p.backend
-    )
-    out = bra(q, k, v, routes=routes.index, regions=regions, scale=p.scale, backend=p.backend)[
-        :, :h, :w
-    ]
-    return p.proj(out.reshape(x.shape) + p.lce(qkv[..., -x.shape[-1] :]))
+    by_axis = reshaped(k_mean, (-1, *regions, x.shape[-1]))
+    by_axis[:, -1, ...] *= sizes[0] / (h - (regions[0] - 1) * sizes[0])
+    by_axis[:, :, -1, :] *= sizes[1] / (w - (regions[1] - 1) * sizes[1])
+    k_mean = reshaped(by_axis, k_mean.shape)
+    routes = route(q_mean, k_mean, min(p.topk, grid.num_regions), backend=p.backend)
+    out = bra(q, k, v, routes=routes.index, regions=regions, scale=p.scale, backend=p.backend)
+    out = reshaped(out[:, :h, :w, ...], x.shape)
+    return p.proj(out + p.lce(qkv[..., -x.shape[-1] :]))
 
 
 ROUTED_ATTENTION = {

@@ -1,7 +1,8 @@
 """Arrays between NumPy, in which the references are written, and the library of a backend.
 
-Of a library it is asked only what all of them have: a function ``asarray``, dtypes as attributes
-beside it, and arrays with ``tolist``. So nothing here is about one library, but for NumPy.
+Of a library it is asked only what all of them have: functions ``asarray`` and ``reshape``, dtypes
+as attributes beside them or by the names that NumPy knows, and arrays with ``tolist`` or DLPack. So
+nothing here is about one library, but for NumPy.
 """
 
 from __future__ import annotations
@@ -61,11 +62,13 @@ def from_numpy(x: NumpyArray, home: Home, dtype: str | None = None) -> Array:
 
 def to_numpy(x: Array) -> NumpyArray:
     """``x`` as a NumPy array. Floats become float64, which holds each of them exactly."""
+    dtype = str(x.dtype).rpartition(".")[-1]
+    dtype = "float64" if "float" in dtype else dtype
     if not isinstance(x, np.ndarray):
-        dtype = str(x.dtype).rpartition(".")[-1]
-        # Lists of numbers: the one way out that all have, for bfloat16 and from every device.
-        x = np.array(x.tolist(), np.float64 if "float" in dtype else dtype).reshape(x.shape)
-    return x.astype(np.float64) if x.dtype.kind == "f" else x
+        # Lists of numbers: the one way out that is for bfloat16 and from every device.
+        numbers = x.tolist() if hasattr(x, "tolist") else np.from_dlpack(x)
+        return np.array(numbers, dtype).reshape(x.shape)
+    return x.astype(dtype) if dtype == "float64" else x
 
 
 def contiguous_copy(x: Array) -> Array:
@@ -77,16 +80,16 @@ def contiguous_copy(x: Array) -> Array:
 
 def _made(x: NumpyArray, home: Home, dtype: Any) -> Array:
     """A copy of ``x``, where the library puts it by itself if that is its home."""
-    xp = _namespace(home.library)
+    xp = namespace(home.library)
     copy = np.array(x, order="C")
     keeps = dtype in (None, copy.dtype.name)
-    made = xp.asarray(copy) if keeps else xp.asarray(copy, dtype=getattr(xp, dtype))
+    made = xp.asarray(copy) if keeps else xp.asarray(copy, dtype=getattr(xp, dtype, dtype))
     if home.device != "cpu" and describe(made).device == "cpu":
         made = xp.asarray(made, device=home.device)
     return made
 
 
-def _namespace(library: str) -> Any:
+def namespace(library: str) -> Any:
     """The module of a library that has ``asarray``: itself, or its part called ``numpy``."""
     module = import_module(library)
     return module if hasattr(module, "asarray") else import_module(f"{library}.numpy")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bilevel.grid import Grid
 from bilevel.protocol import Array, Backend
-from bilevel.testing.arrays import Home, NumpyArray, dtypes_of, from_numpy, home_of
+from bilevel.testing.arrays import Home, NumpyArray, dtypes_of, from_numpy, home_of, namespace
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,9 @@ def _views(parts: list[NumpyArray], case: Case, home: Home) -> list[Array]:
     whole = from_numpy(np.concatenate(parts, axis=-1), home, case.dtype)
     ends = np.cumsum([part.shape[-1] for part in parts]).tolist()
     return [
-        whole[..., end - part.shape[-1] : end].reshape(
-            *part.shape[:-1], case.heads, part.shape[-1] // case.heads
+        namespace(home.library).reshape(
+            whole[..., end - part.shape[-1] : end],
+            (*part.shape[:-1], case.heads, part.shape[-1] // case.heads),
         )
         for part, end in zip(parts, ends, strict=True)
     ]

@@ -47,7 +47,7 @@ def torch_outputs(name, shape, padding, training):
 
 def numpy_outputs(name, shape, padding, training):
     config = replace(CONFIGS[name], padding=padding)
-    model = layers.build(config, parameters(name), batch_stats=training)
+    model = layers.build(np, config, parameters(name), batch_stats=training)
     x = images(*shape).transpose(0, 2, 3, 1)
     return list(biformer.stages(model, x)), model(x)
 

@@ -1,0 +1,53 @@
+"""A BiFormer without torch: the same layers on NumPy and on the array API standard alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import array_api_strict
+import numpy as np
+import pytest
+
+from bilevel import ArrayError, Backend, models
+from bilevel.models import layers
+from golden.numbers import CONFIGS, images, parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "padding", "batch_stats"),
+    [
+        ("micro", (112, 112), "masked", False),
+        ("micro", (120, 72), "masked", True),
+        ("micro", (120, 72), "official", False),
+        ("micro_stl_nchw", (96, 144), "masked", False),
+        ("micro_stl_nchw", (96, 144), "official", False),
+    ],
+)
+def test_the_standard_is_all_that_it_takes(
+    strict: Backend, name: str, size: tuple[int, int], padding: str, batch_stats: bool
+) -> None:
+    """Attention by the CuPy backend's primitives there, by NumPy's here."""
+    config, params = replace(CONFIGS[name], padding=padding), parameters(name)
+    x = images(2, 3, *size)
+    want = models.apply(config, params, x, batch_stats=batch_stats)
+    there = {key: array_api_strict.asarray(value) for key, value in params.items()}
+    model = layers.build(array_api_strict, config, there, strict, batch_stats)
+    got = model(array_api_strict.asarray(np.moveaxis(x, 1, -1)))
+    assert isinstance(got, array_api_strict._array_object.Array)
+    np.testing.assert_allclose(np.asarray(got), want, rtol=0, atol=1e-12 * np.abs(want).max())
+
+
+def test_torch_is_sent_to_its_modules(torch: ModuleType) -> None:
+    config, params = CONFIGS["micro"], parameters("micro")
+    with pytest.raises(ArrayError, match=r"numpy or cupy array, got torch; for torch use .*BiForm"):
+        models.apply(config, params, torch.ones(1, 3, 32, 32))
+
+
+def test_parameters_are_of_the_library_of_the_images(torch: ModuleType) -> None:
+    config, params = CONFIGS["micro"], parameters("micro")
+    mixed: dict[str, Any] = {**params, "head.bias": torch.from_numpy(params["head.bias"])}
+    message = "expected head.bias to be a numpy array, as the images are, got torch; convert"
+    with pytest.raises(ArrayError, match=message):
+        models.apply(config, mixed, images(1, 3, 32, 32))
