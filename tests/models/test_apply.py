@@ -39,12 +39,6 @@ def test_the_standard_is_all_that_it_takes(
     np.testing.assert_allclose(np.asarray(got), want, rtol=0, atol=1e-12 * np.abs(want).max())
 
 
-def test_torch_is_sent_to_its_modules(torch: ModuleType) -> None:
-    config, params = CONFIGS["micro"], parameters("micro")
-    with pytest.raises(ArrayError, match=r"numpy or cupy array, got torch; for torch use .*BiForm"):
-        models.apply(config, params, torch.ones(1, 3, 32, 32))
-
-
 def test_parameters_are_of_the_library_of_the_images(torch: ModuleType) -> None:
     config, params = CONFIGS["micro"], parameters("micro")
     mixed: dict[str, Any] = {**params, "head.bias": torch.from_numpy(params["head.bias"])}

@@ -227,7 +227,7 @@ def test_apply_says_what_is_wrong_with_parameters_and_images():
     x = images(1, 3, 32, 32).numpy()
     with pytest.raises(ShapeError, match=r"expected images \(N, 3, H, W\), got \(1, 4, 32, 32\)"):
         models.apply(MICRO, params, images(1, 4, 32, 32).numpy())
-    with pytest.raises(TypeError, match=r"expected images to be a numpy array, got torch"):
+    with pytest.raises(TypeError, match=r"be a numpy or cupy array, got torch; for torch use .*Bi"):
         models.apply(MICRO, params, images(1, 3, 32, 32))
     bias = params.pop("head.bias")
     with pytest.raises(WeightsError, match=r"missing head\.bias \(5,\); left over head\.bios"):

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from zipfile import ZipFile
 
-PACKAGES = {"bilevel", "bilevel_numpy", "bilevel_torch", "bilevel_triton"}
+PACKAGES = {"bilevel", "bilevel_cupy", "bilevel_numpy", "bilevel_torch", "bilevel_triton"}
 
 
 def names(wheel: Path) -> set[str]:

@@ -6,9 +6,11 @@ import sys
 from importlib.util import find_spec
 
 import bilevel
+from bilevel.registry import load
 
 LIBRARIES = ("numpy", "torch", "cupy")
 TORCH = 'python -m pip install "bilevel[torch]"'
+CUPY = 'python -m pip install "bilevel[cupy]"'
 
 
 def main() -> None:
@@ -18,7 +20,7 @@ def main() -> None:
     backends_say_what_is_missing()
     ragged_attention()
     micro_model()
-    what_needs_torch_names_it()
+    what_needs_another_library_names_it()
     print(f"bilevel {bilevel.__version__} works with NumPy alone, from {bilevel.__file__}")
 
 
@@ -28,6 +30,7 @@ def backends_say_what_is_missing() -> None:
     assert ready["numpy"].why_not is None, ready["numpy"]
     assert ready["torch"].why_not == "torch is not installed", ready["torch"]
     assert ready["torch"].install == TORCH, ready["torch"]
+    assert ready["cupy"].why_not == "cupy is not installed", ready["cupy"]
 
 
 def ragged_attention() -> None:
@@ -62,13 +65,17 @@ def micro_model() -> None:
     assert np.isfinite(logits).all(), logits
 
 
-def what_needs_torch_names_it() -> None:
-    for needs_it in (lambda: bilevel.models.biformer_tiny, lambda: bilevel.nn):
+def what_needs_another_library_names_it() -> None:
+    for needs_it, install in (
+        (lambda: bilevel.models.biformer_tiny, TORCH),
+        (lambda: bilevel.nn, TORCH),
+        (lambda: load("cupy"), CUPY),
+    ):
         try:
             said = str(needs_it())
         except bilevel.BackendUnavailable as error:
             said = str(error)
-        assert TORCH in said, said
+        assert install in said, said
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def imported_by(code: str) -> set[str]:
         "import bilevel; bilevel.backends()",
         "import bilevel; bilevel.Grid((56, 56))",
         "import bilevel.ops, bilevel.registry, bilevel.checks",
-        "import bilevel_numpy, bilevel_torch, bilevel_triton",
+        "import bilevel_cupy, bilevel_numpy, bilevel_torch, bilevel_triton",
     ],
 )
 def test_no_array_library_is_imported_before_it_is_needed(code: str) -> None:

@@ -192,6 +192,41 @@ def test_status_of_what_is_and_is_not_there(install: Callable[..., None]) -> Non
     assert new.install == "pip install new"
 
 
+def test_of_several_distributions_one_is_enough(install: Callable[..., None]) -> None:
+    either = ("no-such-distribution", "numpy", "pytest")
+    install(spec("fast", requires=either), spec("slow", requires=either[:1]))
+    fast, slow = bilevel.backends()
+    assert fast.version == metadata.version("numpy")
+    assert slow.version is None
+
+
+def test_what_a_backend_says_that_it_lacks_is_not_to_be_installed(
+    install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Loader(ModuleType):
+        def __getattr__(self, name: str) -> Backend:
+            raise bilevel.BackendUnavailable("there is no GPU")
+
+    monkeypatch.setitem(sys.modules, "fast_module", Loader("fast_module"))
+    install(spec("fast"))
+    with pytest.raises(bilevel.BackendUnavailable, match=r"^there is no GPU$"):
+        registry.load("fast")
+
+
+@pytest.mark.parametrize(
+    ("device", "kind"),
+    [("cpu", "cpu"), ("cuda:1", "cuda"), ("<CUDA Device 0>", "cuda"), ("TFRT_CPU_0", "tfrt_cpu_0")],
+)
+def test_devices_as_libraries_write_them(device: str, kind: str) -> None:
+    class Elsewhere(np.ndarray):
+        @property
+        def device(self) -> str:
+            return device
+
+    x = np.ones(3, np.float32).view(Elsewhere)
+    assert registry.describe(x) == Problem("numpy", kind, "float32")
+
+
 def test_subclasses_belong_to_the_library_of_their_base() -> None:
     class Mine(np.ndarray):
         pass
