@@ -65,7 +65,7 @@ class Stream(NamedTuple):
     """From a number of bytes and that of the device to the address of memory that the library has
     for work on this stream, in a graph that it captures too; None if it gives none away."""
     free: Callable[[int, int], None] | None = None
-    """Gives it back: takes its address and the number of the device."""
+    """Takes back what malloc gave, by its address and the number of the device."""
 
     def __cuda_stream__(self) -> tuple[int, int]:
         """Version and address, as libraries of CUDA ask of each other's streams."""

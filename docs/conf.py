@@ -27,8 +27,11 @@ extensions = [
 exclude_patterns = ["_build", "examples"]
 nitpicky = True
 nitpick_ignore_regex = [
-    (r"py:class", r"Array|TypeAliasForwardRef|bilevel\.(grid\.Axis|testing\.strategies\.Inputs)"),
-    (r"py:.*", r"(collections|hypothesis|numpy|pathlib|torch)\..*"),
+    (
+        r"py:class",
+        r"AbstractContextManager|Array|TypeAliasForwardRef|bilevel\.(grid\.Axis|testing\.strategies\.Inputs)",
+    ),
+    (r"py:.*", r"(collections|contextlib|hypothesis|numpy|pathlib|torch)\..*"),
 ]
 
 html_theme = "furo"

@@ -1,7 +1,8 @@
-"""The backend on a GPU. This module alone imports CuPy, and only where that finds a device."""
+"""The backend on a GPU. This module alone imports CuPy, when it is asked for the backend."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from bilevel.errors import BackendUnavailable
@@ -45,6 +46,7 @@ def _in_one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
+@cache
 def backend() -> Backend:
     """The backend for CuPy's arrays."""
     cupy = cupy_with_a_device()
@@ -53,4 +55,8 @@ def backend() -> Backend:
     return bind(xp, exchange(cupy))
 
 
-BACKEND = backend()
+def __getattr__(name: str) -> Backend:
+    """``BACKEND``, which is made when it is asked for: this module imports anywhere."""
+    if name == "BACKEND":
+        return backend()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
