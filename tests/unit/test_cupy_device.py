@@ -48,12 +48,13 @@ def fake_cupy(count: Callable[[], int]) -> ModuleType:
 
 
 @pytest.fixture
-def fresh(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Nothing of CuPy, nor of its backend, is imported yet."""
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Nothing of CuPy, nor of its backend, is imported yet; nor is it after the test."""
     monkeypatch.setattr(registry, "_LOADED", {})
-    for name in ("bilevel_cupy.on_device", "array_api_compat.cupy", "cupy"):
+    for name in ("bilevel_cupy.on_device", "cupy"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    return monkeypatch
+    yield monkeypatch
+    sys.modules.pop("bilevel_cupy.on_device", None)
 
 
 def no_driver() -> int:
