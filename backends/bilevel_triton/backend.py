@@ -1,4 +1,4 @@
-"""The backend as a value: torch's, with fused kernels for the operator."""
+"""The backend as a value: torch's, with fused kernels for routing and for the operator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from bilevel.protocol import Problem
 from bilevel_torch.backend import BACKEND as TORCH
-from bilevel_triton.operator import bra, bra_vjp
+from bilevel_triton.operator import bra, bra_routes, bra_vjp
 
 DTYPES = ("float16", "bfloat16", "float32")
 
@@ -41,5 +41,12 @@ def _capable() -> bool:
 
 
 BACKEND = replace(
-    TORCH, name="triton", refuses=refuses, bra=bra, formulations={}, vjp=None, bra_vjp=bra_vjp
+    TORCH,
+    name="triton",
+    refuses=refuses,
+    bra_routes=bra_routes,
+    bra=bra,
+    formulations={},
+    vjp=None,
+    bra_vjp=bra_vjp,
 )

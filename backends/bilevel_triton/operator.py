@@ -1,4 +1,5 @@
-"""Routed attention as operators of torch: what autograd and torch.compile need to know of it."""
+"""Routing and routed attention as operators of torch: what autograd and torch.compile need to know
+of them."""
 
 from __future__ import annotations
 
@@ -11,11 +12,19 @@ from torch import Tensor
 
 from bilevel import compose
 from bilevel.grid import Grid
-from bilevel.protocol import Pullback
+from bilevel.protocol import Pullback, Routes
 from bilevel_torch.autograd import transformed
 from bilevel_torch.backend import BACKEND as TORCH
-from bilevel_triton import launch, memory
+from bilevel_triton import launch, memory, routes
 from bilevel_triton.call import Call, in_rows
+
+
+@torch.no_grad()
+def bra_routes(q: Tensor, k: Tensor, q_grid: Grid, k_grid: Grid, topk: int) -> Routes:
+    """Equations 4 and 5 of BiFormer, in two kernels; torch's as :func:`bra` is."""
+    if transformed() or torch.onnx.is_in_onnx_export():
+        return compose.bra_routes(TORCH, q, k, q_grid, k_grid, topk)
+    return Routes(*route_regions(q, k, q_grid.regions, k_grid.regions, topk))
 
 
 def bra(
@@ -44,6 +53,19 @@ def bra_vjp(
         return d_q, d_k, d_v
 
     return out.detach(), pullback
+
+
+@torch.library.custom_op("bilevel::route_regions", mutates_args=())
+def route_regions(
+    q: Tensor, k: Tensor, q_regions: Sequence[int], k_regions: Sequence[int], topk: int
+) -> tuple[Tensor, Tensor]:
+    """The routes, best first, int64 ``(N, R, k)``, and their scores, float32."""
+    if not q.shape[0]:
+        return _empty_routes(q, q_regions, topk)
+    q_grid, k_grid = Grid(q.shape[1:-2], q_regions), Grid(k.shape[1:-2], k_regions)
+    with torch.cuda.device_of(q):
+        index, score = routes.routes(q, k, q_grid, k_grid, topk)
+    return index, score
 
 
 @torch.library.custom_op("bilevel::attend_routed", mutates_args=())
@@ -87,6 +109,13 @@ def attend_routed_backward(
     return gradients
 
 
+@route_regions.register_fake
+def _(
+    q: Tensor, k: Tensor, q_regions: Sequence[int], k_regions: Sequence[int], topk: int
+) -> tuple[Tensor, Tensor]:
+    return _empty_routes(q, q_regions, topk)
+
+
 @attend_routed.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return _empty_outputs(q, v)
@@ -110,6 +139,11 @@ def _call(
     if index.dtype not in (torch.int32, torch.int64):
         index = index.to(torch.int64)  # kernels stand -1 for no region
     return Call(q, k, v, index.contiguous(), tuple(q_regions), tuple(k_regions), scale)
+
+
+def _empty_routes(q: Tensor, q_regions: Sequence[int], topk: int) -> tuple[Tensor, Tensor]:
+    shape = (q.shape[0], prod(q_regions), topk)
+    return memory.empty(q, shape, torch.int64), memory.empty(q, shape, torch.float32)
 
 
 def _empty_outputs(q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
