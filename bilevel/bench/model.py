@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -11,72 +12,106 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from bilevel.bench.contest import Step, contest
 from bilevel.bench.gather import gather_formulation
-from bilevel.bench.measure import milliseconds
-from bilevel.models.published import biformer_small, biformer_tiny
+from bilevel.models import BiFormer
 
 SWIN = "swin_tiny_patch4_window7_224"
 
-
-def inference(batch: int, rounds: int) -> dict[str, Any]:
-    """BiFormer-S: images per second, eager and compiled."""
-    ours = biformer_small().eval()
-    eager: dict[str, nn.Module] = {
-        "bilevel": ours,
-        "gather": gather_formulation(ours),
-        "swin": timm.create_model(SWIN).eval(),
-    }
-    compiled: dict[str, Callable[..., Tensor]] = {
-        f"{name} compiled": torch.compile(model) for name, model in eager.items()
-    }
-    images = torch.randn(batch, 3, 224, 224)
-    times = {}
-    with torch.no_grad():
-        for models in (eager, compiled):
-            runs = {name: partial(model, images) for name, model in models.items()}
-            times.update(milliseconds(runs, rounds))
-    return {
-        "what": "inference",
-        "model": "biformer_small",
-        "batch": batch,
-        "images_per_s": _images_per_second(times, batch),
-        "ratios": {
-            "eager to gather": times["gather"] / times["bilevel"],
-            "compiled to gather": times["gather"] / times["bilevel compiled"],
-            "compiled to gather compiled": times["gather compiled"] / times["bilevel compiled"],
-            "eager to swin": times["swin"] / times["bilevel"],
-            "compiled to swin compiled": times["swin compiled"] / times["bilevel compiled"],
-        },
-    }
+RATIOS = (
+    ("eager to gather", "bilevel", "gather"),
+    ("compiled to gather", "bilevel compiled", "gather"),
+    ("compiled to gather compiled", "bilevel compiled", "gather compiled"),
+    ("eager to swin", "bilevel", "swin"),
+    ("compiled to swin compiled", "bilevel compiled", "swin compiled"),
+)
+"""How many times as long as the one model the other takes."""
 
 
-def training(batch: int, rounds: int) -> dict[str, Any]:
-    """BiFormer-T: images per second through forward, backward and step of the optimizer."""
-    ours = biformer_tiny()
-    models = {"bilevel": ours, "gather": gather_formulation(ours)}
-    images, labels = torch.randn(batch, 3, 224, 224), torch.randint(1000, (batch,))
-    steps = {name: _training_step(model, images, labels) for name, model in models.items()}
-    times = milliseconds(steps, rounds)
-    return {
-        "what": "training",
-        "model": "biformer_tiny",
-        "batch": batch,
-        "images_per_s": _images_per_second(times, batch),
-        "ratios": {"eager to gather": times["gather"] / times["bilevel"]},
+def inference(
+    build: Callable[[], BiFormer], batch: int, rounds: int, device: str = "cpu"
+) -> dict[str, Any]:
+    """Images per second, eager and compiled; on CUDA in bfloat16 by autocast."""
+    images = _images(batch, device)
+    models = {name: model.eval() for name, model in _models(build, device).items()}
+
+    def step(run: Callable[[Tensor], Tensor]) -> tuple[Tensor, ...]:
+        with torch.no_grad(), _precision(device):
+            return (run(images),)
+
+    runs: dict[str, Callable[..., Tensor]] = {**models, **_compiled(models)}
+    steps = {name: partial(step, run) for name, run in runs.items()}
+    return {"what": "inference", **_results(build, batch, steps, rounds, device)}
+
+
+def training(
+    build: Callable[[], BiFormer], batch: int, rounds: int, device: str = "cpu"
+) -> dict[str, Any]:
+    """Images per second through forward, backward and step of the optimizer; on CUDA compiled too,
+    which a CPU takes long for, and in bfloat16 by autocast."""
+    images, labels = _images(batch, device), torch.randint(1000, (batch,), device=device)
+    models = {name: model.train() for name, model in _models(build, device).items()}
+    optimizers = {
+        name: torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+        for name, model in models.items()
     }
 
-
-def _training_step(model: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], None]:
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-
-    def step() -> None:
+    def step(run: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer) -> tuple[Tensor]:
         optimizer.zero_grad()
-        torch.autograd.backward(F.cross_entropy(model(images), labels))
+        with _precision(device):
+            loss = F.cross_entropy(run(images), labels)
+        torch.autograd.backward(loss)
         optimizer.step()
+        return (loss,)
 
-    return step
+    runs: dict[str, Callable[..., Tensor]] = dict(models)
+    if device == "cuda":
+        runs.update(_compiled(models))
+    steps = {
+        name: partial(step, run, optimizers[name.removesuffix(" compiled")])
+        for name, run in runs.items()
+    }
+    return {"what": "training", **_results(build, batch, steps, rounds, device)}
 
 
-def _images_per_second(times: dict[str, float], batch: int) -> dict[str, float]:
-    return {name: round(1e3 * batch / each, 3) for name, each in times.items()}
+def _models(build: Callable[[], BiFormer], device: str) -> dict[str, nn.Module]:
+    ours = build()
+    models = {"bilevel": ours, "gather": gather_formulation(ours), "swin": timm.create_model(SWIN)}
+    if device == "cpu":
+        return models
+    return {
+        name: model.to(device).to(memory_format=torch.channels_last)
+        for name, model in models.items()
+    }
+
+
+def _compiled(models: Mapping[str, nn.Module]) -> dict[str, Callable[..., Tensor]]:
+    return {f"{name} compiled": torch.compile(model) for name, model in models.items()}
+
+
+def _images(batch: int, device: str) -> Tensor:
+    images = torch.randn(batch, 3, 224, 224, device=device)
+    return images if device == "cpu" else images.to(memory_format=torch.channels_last)
+
+
+def _precision(device: str) -> AbstractContextManager[Any]:
+    return nullcontext() if device == "cpu" else torch.autocast(device, torch.bfloat16)
+
+
+def _results(
+    build: Callable[[], BiFormer], batch: int, steps: Mapping[str, Step], rounds: int, device: str
+) -> dict[str, Any]:
+    torch.compiler.reset()  # what was compiled for other rows does not count against these
+    ready = {name: lambda step=step: [step] for name, step in steps.items()}
+    times, _, left_out = contest(ready, rounds, device)
+    return {
+        "model": build.__name__,
+        "batch": batch,
+        "images_per_s": {name: float(f"{1e3 * batch / ms:.5g}") for name, ms in times.items()},
+        "ratios": {
+            name: times[other] / times[ours]
+            for name, ours, other in RATIOS
+            if {ours, other} <= times.keys()
+        },
+        "left_out": left_out,
+    }

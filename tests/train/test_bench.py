@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 import bilevel
-from bilevel.bench import measure, model, op
+from bilevel.bench import op, report, timing
+from bilevel.bench.contest import Step, contest
 from bilevel.bench.gather import GatherAttention, gather_bra, gather_formulation
 from bilevel.cli import main
 from bilevel.models import BiFormer, BiFormerConfig
@@ -42,17 +43,40 @@ def test_the_model_of_the_gather_formulation_is_the_model() -> None:
         torch.testing.assert_close(theirs(images), ours(images), rtol=1e-4, atol=1e-5)
 
 
-def test_the_median_of_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([9.0, 0.0, 1.0, 0.0, 2.0, 0.0, 5.0])  # the first turn, to warm up, is not timed
-    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(clock))
-    assert measure.milliseconds({"one": lambda: None}, rounds=3) == {"one": 2000.0}
+def test_the_median_of_turns() -> None:
+    times = iter([9.0, 1.0, 2.0, 5.0])  # the first turn, to warm up, does not count
+    turns = {"one": timing.Turn(lambda: None, calls=4)}
+    found = timing.milliseconds(turns, 3, lambda run: next(times), {})
+    assert found == {"one": 500.0}
+
+
+def test_who_fails_is_named_and_the_others_go_on() -> None:
+    def ready() -> list[Step]:
+        raise ValueError("expected more\n  than this")
+
+    def step() -> tuple[torch.Tensor, ...]:
+        calls.append(len(calls))
+        if len(calls) > 4:
+            raise torch.OutOfMemoryError("of memory")
+        return ()
+
+    calls: list[int] = []
+    entrants = {"never": ready, "late": lambda: [step], "fine": lambda: [lambda: ()]}
+    times, extra, left_out = contest(entrants, 5, "cpu")
+    assert times.keys() == {"fine"}
+    assert left_out == {
+        "never": "ValueError: expected more than this",
+        "late": "OutOfMemoryError: of memory",
+    }
+    assert len(calls) == 5
+    assert not extra
 
 
 def run(what: str, out: Path) -> dict[str, Any]:
     main(["bench", what, "--rounds", "1", "--out", str(out)])
     saved: dict[str, Any] = json.loads(out.read_text())
     assert saved["command"] == f"bilevel bench {what} --rounds 1"
-    assert {"date", "torch", "threads"} <= saved.keys()
+    assert {"date", "torch", "threads", "commit"} <= saved.keys()
     return saved
 
 
@@ -65,20 +89,25 @@ def test_bench_op(
     assert {"gather", "bilevel", "flash", "matmul", "dense"} == first["forward_ms"].keys()
     both = first["forward_backward_ms"]
     assert first["ratios"]["forward_backward to gather"] == both["gather"] / both["bilevel"]
+    assert first["left_out"] == {}
     assert "geometric mean" in capsys.readouterr().out
 
 
 def test_bench_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda module: module)
-    monkeypatch.setattr(timm, "create_model", lambda name: nn.Flatten())
+    swin = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1000))
+    monkeypatch.setattr(timm, "create_model", lambda name: swin)
+    monkeypatch.setattr(report, "BATCH", 2)
     for name in ("biformer_small", "biformer_tiny"):
-        monkeypatch.setattr(model, name, small)
+        monkeypatch.setattr(report, name, small)
     inference, training = run("model", tmp_path / "model.json")["rows"]
     speed = inference["images_per_s"]
     assert inference["ratios"]["eager to gather"] == pytest.approx(
         speed["bilevel"] / speed["gather"], rel=1e-2
     )
-    assert training["ratios"].keys() == {"eager to gather"}
+    assert training["ratios"].keys() == {"eager to gather", "eager to swin"}
+    assert not inference["left_out"]
+    assert not training["left_out"]
 
 
 def test_bench_of_something_else(capsys: pytest.CaptureFixture[str]) -> None:
