@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,12 @@ from sphinx.ext.doctest import DoctestDirective
 from sphinx.util.docutils import SphinxDirective
 
 import bilevel
+
+HERE = Path(__file__).parent
+BENCHMARKS = HERE / "benchmarks"
+
+sys.path.insert(0, str(HERE))
+import measured  # noqa: E402 # it is in no package
 
 project = "bilevel"
 author = "The bilevel authors"
@@ -67,21 +73,17 @@ class Benchmark(SphinxDirective):
 
     def run(self) -> list[Node]:
         file, group = self.arguments
-        path = Path(__file__).parent / "benchmarks" / file
+        path = BENCHMARKS / file
         self.env.note_dependency(str(path))
-        rows = json.loads(path.read_text())["rows"]
-        numbers = list(dict.fromkeys(name for row in rows for name in row[group]))
-        titles = [name for name, value in rows[0].items() if not isinstance(value, dict)]
-        lines = [
-            [*titles, *numbers],
-            ["---"] * len(titles) + ["---:"] * len(numbers),
-            *(
-                [str(row[title]) for title in titles]
-                + [f"{row[group][name]:.2f}" if name in row[group] else "" for name in numbers]
-                for row in rows
-            ),
-        ]
-        return self.parse_text_to_nodes("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        return self.parse_text_to_nodes(measured.benchmark(path, group))
+
+
+class GpuBenchmarks(SphinxDirective):
+    """All tables of all GPUs' files that ``bilevel bench gpu`` wrote, or that there are none."""
+
+    def run(self) -> list[Node]:
+        self.env.note_reread()  # another file may come
+        return self.parse_text_to_nodes(measured.gpu_benchmarks(BENCHMARKS))
 
 
 def readable_aliases(*event: Any) -> tuple[str | None, ...]:
@@ -94,5 +96,6 @@ def readable_aliases(*event: Any) -> tuple[str | None, ...]:
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("pycon", Example)
     app.add_directive("benchmark", Benchmark)
+    app.add_directive("gpu-benchmarks", GpuBenchmarks)
     app.connect("autodoc-process-signature", readable_aliases)
     return {"parallel_read_safe": True}
