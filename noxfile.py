@@ -52,8 +52,9 @@ def sanitized(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def gpu(session: nox.Session) -> None:
-    """Test what only a GPU can show, in the environment that nox is in: its machine may have no
-    registry to install from. Needs bilevel there, as from a wheel, pytest and hypothesis."""
+    """Test what only a GPU can show, then measure, in the environment that nox is in: its machine
+    may have no registry to install from. Needs bilevel there, as from a wheel, with the extras
+    train and testing, and pytest."""
     env = {"BILEVEL_REQUIRE_BACKENDS": "torch,triton", "BILEVEL_REQUIRE_GPU": "1"}
     session.run("python", "-m", "pytest", "tests/gpu", *session.posargs, env=env)
     checker = shutil.which("compute-sanitizer")
@@ -62,6 +63,8 @@ def gpu(session: nox.Session) -> None:
         # Within what torch's allocator keeps, memcheck would see no error.
         uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
         session.run(*command, "python", "tests/gpu/sanitized.py", env=uncached)
+    if not session.posargs:
+        session.run("bilevel", "bench", "gpu", "--out", "docs/benchmarks")
 
 
 @nox.session
