@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from random import Random
 from statistics import median
 from typing import Any, NamedTuple, TypeAlias
@@ -86,7 +86,8 @@ def recorded(name: str, left_out: dict[str, str]) -> Iterator[None]:
         left_out[name] = f"{type(error).__name__}: {message}"[:LONGEST_REASON]
     if name in left_out and torch.cuda.is_available():
         gc.collect()  # what the error's frames held
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # after an error that stays, all else on the GPU fails too
+            torch.cuda.empty_cache()
 
 
 def captured(run: Callable[[], object], pool: Any) -> Callable[[], object]:
