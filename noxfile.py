@@ -22,7 +22,7 @@ def tests(session: nox.Session) -> None:
     session.install("-e", ".[dev]")
     env = {
         # One that is missing fails, and is not skipped.
-        "BILEVEL_REQUIRE_BACKENDS": "numpy,torch,triton",
+        "BILEVEL_REQUIRE_BACKENDS": "numpy,torch,triton,cupy",
         "OMP_NUM_THREADS": "1",  # pytest already has a process for each core
     }
     session.run("pytest", "-n", "2", *session.posargs, env=env)
@@ -32,14 +32,20 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def kernels(session: nox.Session) -> None:
-    """Compile the Triton kernels for GPUs, by the oldest and the newest Triton they are for."""
+    """Compile kernels for GPUs: those of CuPy by NVRTC, and Triton's by the oldest and the newest
+    Triton they are for."""
     session.install("-e", ".[dev]")
     older = Path(session.create_tmp()).resolve() / OLDEST_TRITON
     session.install("--no-deps", "--target", str(older), OLDEST_TRITON)
-    env = {"BILEVEL_REQUIRE_BACKENDS": "triton", "OMP_NUM_THREADS": "1"}
+    env = {
+        "BILEVEL_REQUIRE_BACKENDS": "triton,cupy",
+        "BILEVEL_COMPILE_KERNELS": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    run = ("pytest", "-n", "2", *session.posargs)
+    session.run(*run, "tests/cuda_cpp/test_compiled.py", env=env)
     for path in ("", str(older)):
-        run = ("pytest", "-n", "2", "tests/kernels", *session.posargs)
-        session.run(*run, env={**env, "PYTHONPATH": path, "BILEVEL_COMPILE_KERNELS": "1"})
+        session.run(*run, "tests/kernels", env={**env, "PYTHONPATH": path})
 
 
 @nox.session
@@ -55,7 +61,7 @@ def gpu(session: nox.Session) -> None:
     """Test what only a GPU can show, then measure, in the environment that nox is in: its machine
     may have no registry to install from. Needs bilevel there, as from a wheel, with the extras
     train and testing, and pytest."""
-    env = {"BILEVEL_REQUIRE_BACKENDS": "torch,triton", "BILEVEL_REQUIRE_GPU": "1"}
+    env = {"BILEVEL_REQUIRE_BACKENDS": "torch,triton,cupy", "BILEVEL_REQUIRE_GPU": "1"}
     session.run("python", "-m", "pytest", "tests/gpu", *session.posargs, env=env)
     checker = shutil.which("compute-sanitizer")
     for tool in ("memcheck", "racecheck") if checker else ():

@@ -22,7 +22,7 @@ def load_or_skip(name: str) -> bilevel.Backend:
             return registry.load(name)
         except bilevel.BackendUnavailable as error:  # its library finds no GPU, say
             why_not = str(error)
-    skip_or_fail(name, why_not)
+    return skip_or_fail(name, why_not)
 
 
 def skip_or_fail(name: str, why_not: str) -> NoReturn:
@@ -30,3 +30,13 @@ def skip_or_fail(name: str, why_not: str) -> NoReturn:
     if name in os.environ.get(VARIABLE, "").replace(",", " ").split():
         pytest.fail(f"{VARIABLE} names {name}, but {why_not}", pytrace=False)
     pytest.skip(f"backend {name}: {why_not}", allow_module_level=True)
+
+
+def skip_without_gpu() -> None:
+    """Skip the module where torch finds no GPU; where ``BILEVEL_REQUIRE_GPU`` is set, it fails."""
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        return
+    if "BILEVEL_REQUIRE_GPU" in os.environ:
+        pytest.fail("BILEVEL_REQUIRE_GPU is set, but torch finds no GPU", pytrace=False)
+    pytest.skip("torch finds no GPU", allow_module_level=True)

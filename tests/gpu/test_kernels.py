@@ -1,4 +1,5 @@
-"""The Triton kernels on a GPU: real sizes, the same bits, graphs, memory, and no waiting."""
+"""Fused kernels on a GPU: real sizes, the same bits, graphs, memory, and no waiting. Those of CuPy
+work on torch tensors, too."""
 
 from __future__ import annotations
 
@@ -8,9 +9,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from frameworks import load_or_skip
+from frameworks import load_or_skip, skip_without_gpu
 
+skip_without_gpu()
 load_or_skip("triton")
+load_or_skip("cupy")
 
 import torch
 from torch import Tensor
@@ -27,6 +30,8 @@ SHAPES = [
     pytest.param((1, 30, 20, 10, 1, 48), 5, 9, id="three axes, odd channels"),
     pytest.param((2, 1000, 1, 128), 10, 3, id="one axis, widest"),
 ]
+
+BOTH = pytest.mark.parametrize("backend", ["triton", "cupy"])
 
 ERRORS = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """Largest relative errors, of the norm, beside float64."""
@@ -47,14 +52,15 @@ def both(shape: tuple[int, ...], dtype: torch.dtype, **how: object) -> tuple[Ten
     return (out, *torch.autograd.grad(out, (q, k, v), torch.randn_like(out)))
 
 
+@BOTH
 @pytest.mark.parametrize("dtype", ERRORS, ids=str)
 @pytest.mark.parametrize(("shape", "regions", "topk"), SHAPES)
 def test_results_are_those_of_float64(
-    shape: tuple[int, ...], regions: int, topk: int, dtype: torch.dtype
+    shape: tuple[int, ...], regions: int, topk: int, dtype: torch.dtype, backend: str
 ) -> None:
     q, k, v = arrays(shape, dtype)
     out, routes = bilevel.bra(
-        q, k, v, regions=regions, topk=topk, backend="triton", return_routes=True
+        q, k, v, regions=regions, topk=topk, backend=backend, return_routes=True
     )
     weights = torch.randn_like(out)
     got = (out, *torch.autograd.grad(out, (q, k, v), weights))
@@ -65,14 +71,15 @@ def test_results_are_those_of_float64(
         assert (a - b).norm() <= ERRORS[dtype] * b.norm()
 
 
+@BOTH
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("shape", "regions", "topk"), SHAPES)
 def test_the_same_bits_in_20_runs(
-    shape: tuple[int, ...], regions: int, topk: int, dtype: torch.dtype
+    shape: tuple[int, ...], regions: int, topk: int, dtype: torch.dtype, backend: str
 ) -> None:
-    first = both(shape, dtype, regions=regions, topk=topk, backend="triton")
+    first = both(shape, dtype, regions=regions, topk=topk, backend=backend)
     for _ in range(19):
-        again = both(shape, dtype, regions=regions, topk=topk, backend="triton")
+        again = both(shape, dtype, regions=regions, topk=topk, backend=backend)
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
@@ -87,20 +94,24 @@ def waiting_is_an_error() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
+@BOTH
 @pytest.mark.parametrize(("shape", "regions", "topk"), SHAPES)
-def test_nothing_waits_for_the_host(shape: tuple[int, ...], regions: int, topk: int) -> None:
-    both(shape, torch.bfloat16, regions=regions, topk=topk, backend="triton")  # compiles
+def test_nothing_waits_for_the_host(
+    shape: tuple[int, ...], regions: int, topk: int, backend: str
+) -> None:
+    both(shape, torch.bfloat16, regions=regions, topk=topk, backend=backend)  # compiles
     with waiting_is_an_error():
-        both(shape, torch.bfloat16, regions=regions, topk=topk, backend="triton")
+        both(shape, torch.bfloat16, regions=regions, topk=topk, backend=backend)
 
 
+@BOTH
 @pytest.mark.parametrize(("shape", "regions", "topk"), SHAPES)
-def test_graphs_capture_it(shape: tuple[int, ...], regions: int, topk: int) -> None:
+def test_graphs_capture_it(shape: tuple[int, ...], regions: int, topk: int, backend: str) -> None:
     q, k, v = arrays(shape, torch.bfloat16)
     weights = torch.randn_like(v)
 
     def step() -> tuple[Tensor, ...]:
-        out = bilevel.bra(q, k, v, regions=regions, topk=topk, backend="triton")
+        out = bilevel.bra(q, k, v, regions=regions, topk=topk, backend=backend)
         return (out, *torch.autograd.grad(out, (q, k, v), weights))
 
     captured, graph = captured_in_a_graph(step)
@@ -127,18 +138,20 @@ def captured_in_a_graph(
     return captured, graph
 
 
-def test_memory_is_that_of_results() -> None:
+@BOTH
+def test_memory_is_that_of_results(backend: str) -> None:
     # One image of 20 channels and 600 x 500 tokens: the gather formulation needs tens of GB.
     q, k, v = arrays((1, 600, 500, 1, 20), torch.float32)
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    out = bilevel.bra(q, k, v, regions=10, topk=4, backend="triton")
+    out = bilevel.bra(q, k, v, regions=10, topk=4, backend=backend)
     torch.autograd.grad(out.sum(), (q, k, v))
     assert torch.cuda.max_memory_allocated() - before < 0.5e9
 
 
-def test_more_elements_than_32_bits_count() -> None:
+@BOTH
+def test_more_elements_than_32_bits_count(backend: str) -> None:
     if torch.cuda.mem_get_info()[0] < 60e9:
         pytest.skip("less than 60 GB of the GPU's memory are free")
     images = 2**31 // (64 * 64 * 128) + 2
@@ -146,10 +159,10 @@ def test_more_elements_than_32_bits_count() -> None:
         torch.randn(images, 64, 64, 2, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3)
     )
     assert q.numel() > 2**31
-    out, pullback = bilevel.bra_vjp(q, k, v, regions=8, topk=2, backend="triton")
+    out, pullback = bilevel.bra_vjp(q, k, v, regions=8, topk=2, backend=backend)
     gradients = pullback(out)
     last = [x[-1:] for x in (q, k, v)]
-    want, pullback = bilevel.bra_vjp(*last, regions=8, topk=2, backend="triton")
+    want, pullback = bilevel.bra_vjp(*last, regions=8, topk=2, backend=backend)
     for got, expected in zip((out, *gradients), (want, *pullback(want)), strict=True):
         assert torch.equal(got[-1:], expected)
 

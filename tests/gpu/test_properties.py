@@ -8,12 +8,14 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from bilevel import Backend, registry
+from bilevel import Backend, exchange, registry
 from bilevel.protocol import Problem
 from bilevel.testing import Property, cases, properties_of
-from frameworks import load_or_skip
+from frameworks import load_or_skip, skip_without_gpu
 
+skip_without_gpu()
 load_or_skip("triton")
+load_or_skip("cupy")
 
 
 def on_cuda(problem: Problem) -> str | None:
@@ -23,10 +25,21 @@ def on_cuda(problem: Problem) -> str | None:
     return registry.load("torch").refuses(problem)
 
 
-BACKENDS = [registry.load("triton"), replace(registry.load("torch"), refuses=on_cuda)]
+def cupy_for_torch() -> Backend:
+    """CuPy's backend at work on torch tensors, gradients included."""
+    crossed = exchange.resolve(Problem("torch", "cuda", "float32"), "cupy")
+    return replace(crossed, library="torch", refuses=on_cuda)
+
+
+BACKENDS = [
+    registry.load("triton"),
+    replace(registry.load("torch"), refuses=on_cuda),
+    registry.load("cupy"),
+    cupy_for_torch(),
+]
 
 CHECKS = [
-    pytest.param(backend, check, id=f"{backend.name}-{check.__name__}")
+    pytest.param(backend, check, id=f"{backend.name}-{backend.library}-{check.__name__}")
     for backend in BACKENDS
     for check in properties_of(backend)
 ]
