@@ -145,7 +145,8 @@ void start_threads() {
     waiting = 0;
 }
 
-// In order, a warp runs as far as it can before the next; shuffled, warps take short turns.
+// In order, a warp runs as far as it can before the next; shuffled, it pauses where it waits for
+// its lanes, by chance.
 void run_block() {
     start_threads();
     for (bool any = true; any && error.empty();) {
@@ -154,7 +155,7 @@ void run_block() {
         for (unsigned i : warp_order)
             while (error.empty() && advance(warps[i])) {
                 any = true;
-                if (shuffled()) break;
+                if (shuffled() && chance() % 4 == 0) break;
             }
     }
     auto over = [](const Thread& thread) { return thread.state == State::over; };

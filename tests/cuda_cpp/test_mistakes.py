@@ -14,6 +14,8 @@ import pytest
 from emulator import Emulator, Kernel, LaunchError
 from sanitized import environment
 
+from frameworks import VARIABLE, skip_or_fail
+
 
 def kernel_of(code: str, name: str = "kernel") -> Kernel:
     return Emulator().RawModule(code=code, name_expressions=[name]).get_function(name)
@@ -187,6 +189,19 @@ def test_more_shared_memory_is_asked_for() -> None:
 def test_texts_that_do_not_compile(code: str, message: str) -> None:
     with pytest.raises(gcc.CompileError, match=message):
         kernel_of(code)
+
+
+def test_a_missing_compiler_fails_where_it_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gcc.missing() is None
+    monkeypatch.setenv("PATH", "")
+    why_not = gcc.missing()
+    assert why_not is not None
+    monkeypatch.setenv(VARIABLE, "numpy,cupy")
+    with pytest.raises(pytest.fail.Exception, match=r"names cupy, but g\+\+ .* install it"):
+        skip_or_fail("cupy", why_not)
+    monkeypatch.setenv(VARIABLE, "numpy")
+    with pytest.raises(pytest.skip.Exception, match=r"backend cupy: g\+\+ .* install it"):
+        skip_or_fail("cupy", why_not)
 
 
 def test_kernels_without_a_name() -> None:
