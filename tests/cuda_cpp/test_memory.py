@@ -120,6 +120,22 @@ def test_the_order_of_threads_does_not_matter(shape: Shape, dtype: Any) -> None:
             assert got.tobytes() == want.tobytes()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("routed", [3, 49])
+def test_the_order_of_threads_does_not_matter_to_nan(routed: int, dtype: Any) -> None:
+    shape = Shape((14, 14), (7, 7), (14, 14), (7, 7), 49)
+    *floats, index = arrays(shape, dtype)
+    index[..., routed:] = -1
+    for i, x in enumerate(floats):
+        x[0, 3 * i, 5], x[0, 7, 4 * i], x[0, i, i] = np.nan, np.inf, -np.inf
+    first, *others = (
+        run(Emulator(order), shape, *floats, index) for order in ("forward", "backward", 7, 8)
+    )
+    for found in others:
+        for got, want in zip(found, first, strict=True):
+            assert np.array_equal(got, want, equal_nan=True)
+
+
 @pytest.mark.parametrize(
     "shape",
     [

@@ -146,8 +146,7 @@ __global__ void __launch_bounds__(128, CHANNELS == 128)
       if (careful) {
         __syncthreads();
         walk.first(step).clean(spoilt, ROWS);
-        __syncthreads();
-        walk.second(step).clean(spoilt, ROWS);
+        walk.second(step).clean(spoilt, ROWS);  // of which it is told then
         __syncthreads();
       }
       const unsigned* routed = walk.routed_of(step);

@@ -37,8 +37,8 @@ __device__ inline unsigned members_with(const int* index, int topk, int first, i
   unsigned members = 0;
   if (OF_KEYS) {
     for (int i = 0; i < topk; i++) {
-      const int slot = index[static_cast<long long>(other) * topk + i] - first;
-      if (0 <= slot && slot < group) members |= 1u << slot;
+      const int region = index[static_cast<long long>(other) * topk + i];
+      if (first <= region && region - first < group) members |= 1u << (region - first);
     }
   } else {
     for (int slot = 0; slot < group && first + slot < queries; slot++)
