@@ -24,6 +24,24 @@ SCORE_BYTES = 1.4
 """A score takes about the time of so many bytes of keys and values: by the rates of an H200's data
 sheet, and not measured."""
 
+NUMBERS = 4096
+"""Of a tile of tokens that are averaged, or of scores that routes are chosen by, at most."""
+
+LANES = (16, 128)
+"""Tokens that are averaged together, at least and at most."""
+
+ROWS = 16
+"""Query regions whose routes one program chooses, at most."""
+
+STEP = 32
+"""Channels of means that are multiplied together, at most; means are padded to a multiple."""
+
+MOST_REGIONS = 1024
+"""Key regions whose scores fit a tile."""
+
+MOST_ROUTES = 64
+"""Routes of a query region that are chosen one after the other, at most."""
+
 
 class Side(NamedTuple):
     """The tokens of queries or of keys, on three axes: one of fewer has axes of one in front."""
@@ -58,6 +76,38 @@ class Tiles(NamedTuple):
         if self.group > 1:
             return ceil(side.regions / self.group)
         return side.regions * ceil(side.tokens / self.kept_lanes)
+
+
+class MeanTile(NamedTuple):
+    """The shape of the tiles of tokens that are averaged."""
+
+    group: int
+    """Regions."""
+    lanes: int
+    """Tokens of each that are read together."""
+    block: int
+    """Channels."""
+
+    @property
+    def warps(self) -> int:
+        """16 numbers for each thread: more, and addresses of odd channels would spill."""
+        return fitting(self.group * self.lanes * self.block // 512, 8, smallest=1)
+
+
+class ScoreTile(NamedTuple):
+    """The shape of the tiles of scores that routes are chosen by."""
+
+    rows: int
+    """Query regions."""
+    columns: int
+    """Lanes for all key regions."""
+    step: int
+    """Channels that are multiplied together."""
+
+    @property
+    def warps(self) -> int:
+        """Eight scores for each thread, or 16: they are ranked by 64 bits."""
+        return fitting(self.rows * self.columns // 256, 8, smallest=1)
 
 
 def side(grid: Grid) -> Side:
@@ -140,6 +190,23 @@ def _group(kept: Side, block: int) -> int:
     """As many regions as fit, dealt evenly."""
     most = min(LARGEST_GROUP, block // kept.tokens)
     return ceil(kept.regions / ceil(kept.regions / most))
+
+
+def mean_tile(queries: Side, keys: Side, channels: int) -> MeanTile:
+    """Some whole regions, or a part of one, and as many channels of all heads as then fit."""
+    fewest, most = LANES
+    lanes = fitting(max(queries.tokens, keys.tokens), most, smallest=1)
+    group = max(1, fewest // lanes)
+    return MeanTile(group, lanes, block=fitting(channels, NUMBERS // (group * lanes)))
+
+
+def score_tile(k_regions: int) -> ScoreTile | None:
+    """All key regions, and as many query regions as then fit; None if the key regions do not."""
+    if k_regions > MOST_REGIONS:
+        return None
+    columns = fitting(k_regions, MOST_REGIONS)
+    rows = min(ROWS, NUMBERS // columns)
+    return ScoreTile(rows, columns, step=fitting(NUMBERS // columns, STEP))
 
 
 def fitting(lanes: int, largest: int, smallest: int = 16) -> int:

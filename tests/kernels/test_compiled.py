@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from math import prod
 from typing import NamedTuple
 
@@ -18,8 +19,10 @@ from frameworks import load_or_skip
 
 load_or_skip("triton")
 
-from bilevel_triton import launch
+from bilevel import Grid
+from bilevel_triton import launch, routes
 from bilevel_triton.call import Call
+from bilevel_triton.tiles import MOST_REGIONS, STEP, score_tile
 
 
 class Shape(NamedTuple):
@@ -71,15 +74,21 @@ def matrix_instructions(capability: int, kernel: Compiled) -> int:
     return sum(kernel.ptx.count(name) for name in names)
 
 
+def assert_fit(kernels: list[Compiled], capability: int) -> None:
+    """In the registers and in the shared memory that a program may have."""
+    for kernel in kernels:
+        assert kernel.stack <= ASIDE, f"spills: {kernel._replace(ptx='')}"
+        assert kernel.shared <= SHARED_MEMORY[capability]
+
+
 @pytest.mark.parametrize("capability", SHARED_MEMORY)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_kernels_fit(shape: Shape, dtype: torch.dtype, capability: int) -> None:
     kernels = compiled(capability, lambda: launch_both(shape, dtype))
     assert {"attend", "gradient_of_queries", "gradient_of_keys"} <= {k.kernel for k in kernels}
+    assert_fit(kernels, capability)
     for kernel in kernels:
-        assert kernel.stack <= ASIDE, f"spills: {kernel._replace(ptx='')}"
-        assert kernel.shared <= SHARED_MEMORY[capability]
         multiplies = kernel.kernel in ("attend", "gradient_of_queries", "gradient_of_keys")
         if multiplies and dtype != torch.float32:
             assert matrix_instructions(capability, kernel)
@@ -88,3 +97,60 @@ def test_kernels_fit(shape: Shape, dtype: torch.dtype, capability: int) -> None:
 def test_hopper_multiplies_by_warpgroups() -> None:
     kernels = compiled(90, lambda: launch_both(Shape((56, 56), 7, 1, 32), torch.bfloat16))
     assert any("wgmma.mma_async" in kernel.ptx for kernel in kernels)
+
+
+TOKENS = [1, 2, 3, 6, 16, 30, 64, 1000]
+"""Of a region: their tiles differ, in regions and in lanes."""
+
+
+def launch_means(tokens: int, heads: int, head_dim: int, dtype: torch.dtype) -> None:
+    """Of 18 regions on two axes, ragged where they have more than one token."""
+    grid = Grid((3, 6 * tokens - (tokens > 1)), (3, 6))
+    q, k = torch.empty(2, *grid.spatial, 2, heads, head_dim, dtype=dtype).unbind(-3)
+    routes.means(q, k, grid, grid)
+
+
+def launch_choice(k_regions: int, topk: int, row: int = 3 * STEP) -> None:
+    """Of so many routes, to that many key regions."""
+    tile = score_tile(k_regions)
+    assert tile is not None
+    routes.best(torch.empty(2, 50, row), torch.empty(2, k_regions, row), topk, tile)
+
+
+@pytest.mark.parametrize("capability", SHARED_MEMORY)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize(("heads", "head_dim"), [(1, 1), (3, 20), (8, 32)])
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_means_fit(
+    tokens: int, heads: int, head_dim: int, dtype: torch.dtype, capability: int
+) -> None:
+    kernels = compiled(capability, lambda: launch_means(tokens, heads, head_dim, dtype))
+    assert [kernel.kernel for kernel in kernels] == ["average_regions"]
+    assert_fit(kernels, capability)
+
+
+@pytest.fixture(params=["ieee", "tf32"])
+def precision(request: pytest.FixtureRequest) -> Iterator[str]:
+    """What torch allows for products of float32."""
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = request.param
+    yield request.param
+    torch.backends.cuda.matmul.fp32_precision = before
+
+
+@pytest.mark.parametrize("capability", SHARED_MEMORY)
+@pytest.mark.parametrize("topk", [1, 4])
+@pytest.mark.parametrize("k_regions", [1, 20, 49, 100, 256, 400, MOST_REGIONS])
+def test_choices_fit(k_regions: int, topk: int, precision: str, capability: int) -> None:
+    kernels = compiled(capability, lambda: launch_choice(k_regions, topk))
+    assert [kernel.kernel for kernel in kernels] == ["choose_regions"]
+    assert_fit(kernels, capability)
+    # Scores are as exact as torch's would be.
+    assert bool(matrix_instructions(capability, kernels[0])) == (precision == "tf32")
+
+
+@pytest.mark.parametrize("capability", SHARED_MEMORY)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_channels_side_by_side_are_read_together(dtype: torch.dtype, capability: int) -> None:
+    (kernel,) = compiled(capability, lambda: launch_means(16, 8, 32, dtype))
+    assert "ld.global.v4.b32" in kernel.ptx  # 16 bytes by each thread

@@ -16,6 +16,7 @@ import torch
 import triton
 import triton.language as tl
 from interpreter import INTERPRETED
+from margins import CANARY, Margins, amid_nan
 from torch import Tensor
 
 from bilevel import bra_vjp
@@ -25,11 +26,6 @@ from bilevel_triton.kernels.tokens import first_token
 from bilevel_triton.operator import attend_routed, attend_routed_backward
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
-
-MARGIN = 4096
-"""Numbers on either side of an array."""
-
-CANARY = {torch.float32: 12345.0, torch.float16: 12345.0, torch.bfloat16: 12352.0}
 
 
 class Shape(NamedTuple):
@@ -53,38 +49,6 @@ SHAPES = [
     pytest.param(Shape((29,), (5,), (6, 7), (2, 3), 4, 20, 24), id="odd channels, other keys"),
     pytest.param(Shape((8, 8), (2, 2), (8, 8), (2, 2), 2, 8, 8, 2, 2), id="images and heads"),
 ]
-
-
-class Margins:
-    """Memory with canaries around it."""
-
-    def __init__(self) -> None:
-        self.buffers: list[tuple[Tensor, int]] = []
-
-    def empty(self, like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Stands in for :func:`bilevel_triton.memory.empty`: floats are NaN until written."""
-        size = prod(shape)
-        canary = CANARY.get(dtype, 12345)
-        buffer = torch.full((size + 2 * MARGIN,), canary, dtype=dtype)
-        inside = buffer[MARGIN : MARGIN + size]
-        if dtype.is_floating_point:
-            inside.fill_(torch.nan)
-        self.buffers.append((buffer, size))
-        return inside.view(shape)
-
-    def assert_untouched(self) -> None:
-        for buffer, size in self.buffers:
-            canary = CANARY.get(buffer.dtype, 12345)
-            assert (buffer[:MARGIN] == canary).all()
-            assert (buffer[MARGIN + size :] == canary).all()
-
-
-def amid_nan(x: Tensor) -> Tensor:
-    """A copy with NaN on either side, and between its rows."""
-    *shape, channels = x.shape
-    buffer = torch.full((2 * MARGIN + prod(shape) * (channels + 3),), torch.nan, dtype=x.dtype)
-    inside = buffer[MARGIN:-MARGIN].view(*shape, channels + 3)[..., :channels]
-    return inside.copy_(x)
 
 
 def arrays(shape: Shape, dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -116,13 +80,6 @@ def assert_right(
     near = 1e-5 if q.dtype == torch.float32 else 2e-2
     for got, want in zip(found, (out, *pullback(d_out.double())), strict=True):
         assert (got.double() - want).norm() <= near * want.norm()
-
-
-@pytest.fixture
-def margins(monkeypatch: pytest.MonkeyPatch) -> Margins:
-    watched = Margins()
-    monkeypatch.setattr(memory, "empty", watched.empty)
-    return watched
 
 
 def run(

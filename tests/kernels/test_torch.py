@@ -14,7 +14,8 @@ from interpreter import INTERPRETED
 from torch import Tensor
 
 import bilevel
-from bilevel_triton.operator import attend_routed, attend_routed_backward
+from bilevel_triton.operator import attend_routed, attend_routed_backward, route_regions
+from bilevel_triton.tiles import MOST_ROUTES
 
 
 def leaves(*shape: int) -> list[Tensor]:
@@ -34,10 +35,13 @@ def reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_operators_are_what_torch_expects() -> None:
     q, k, v = leaves(1, 6, 6, 2, 8)
+    many = torch.randn(1, 9, 9, 2, 8)
     index = torch.tensor([[[1, 0], [2, 1], [3, 0], [0, 2]]])
     how = ([2, 2], [2, 2], 0.3)
     torch.library.opcheck(attend_routed, (q, k, v, index, *how))
     with torch.no_grad():
+        for topk in (2, MOST_ROUTES + 1):  # of all by the kernel, of so many by torch
+            torch.library.opcheck(route_regions, (q, many, [2, 2], [9, 9], topk))
         out, lse = attend_routed(q, k, v, index, *how)
         torch.library.opcheck(attend_routed_backward, (out, q, k, v, index, out, lse, *how))
 

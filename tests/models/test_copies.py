@@ -1,4 +1,4 @@
-"""On CUDA nothing is copied between the operator and the layers around it.
+"""On CUDA nothing is copied between the operator and the layers around it, and kernels route.
 
 Fake tensors tell: they have devices, shapes and strides, and need no GPU.
 """
@@ -16,6 +16,15 @@ from frameworks import load_or_skip
 
 COPIES = ("aten.clone.default", "aten.copy_.default", "aten._to_copy.default")
 
+ROUTING = (
+    "aten.mean.dim",
+    "aten.sum.dim_IntList",
+    "aten.bmm.default",
+    "aten.sort.stable",
+    "aten.topk.default",
+)
+"""What torch would route with; images are averaged once, for the logits."""
+
 
 @pytest.fixture
 def half(torch: ModuleType) -> Iterator[None]:
@@ -24,7 +33,7 @@ def half(torch: ModuleType) -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
-def test_images_alone_are_copied(
+def test_images_alone_are_copied_and_kernels_route(
     torch: ModuleType, half: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -50,5 +59,8 @@ def test_images_alone_are_copied(
         with Count():
             logits = model(images)
     assert (logits.device.type, tuple(logits.shape)) == ("cuda", (2, 1000))
-    assert calls["bilevel.attend_routed.default"] == sum(model.config.depths)
+    blocks = sum(model.config.depths)
+    assert calls["bilevel.route_regions.default"] == blocks
+    assert calls["bilevel.attend_routed.default"] == blocks
+    assert {name: calls[name] for name in ROUTING if calls[name]} == {"aten.mean.dim": 1}
     assert {name: calls[name] for name in COPIES if calls[name]} == {"aten.clone.default": 1}

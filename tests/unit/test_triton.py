@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from math import ceil
+from math import ceil, prod
 
 import pytest
 
 from bilevel import BackendRefused, Grid, registry
 from bilevel.protocol import Problem
-from bilevel_triton.tiles import LARGEST_GROUP, SMALL, Side, side, tiles
+from bilevel_triton.tiles import (
+    LARGEST_GROUP,
+    MOST_REGIONS,
+    NUMBERS,
+    ROWS,
+    SMALL,
+    STEP,
+    Side,
+    mean_tile,
+    score_tile,
+    side,
+    tiles,
+)
 from frameworks import load_or_skip
 
 CUDA = Problem("torch", "cuda", "float32", head_dim=32, axes=2)
@@ -92,3 +104,31 @@ def test_regions_that_share_most_of_their_routes_share_a_tile() -> None:
     assert tiles(stage3, stage3, 16, 32, 2).group > 16
     sparse = side(Grid((64, 64), 32))
     assert tiles(sparse, sparse, 1, 32, 2).group == 4
+
+
+@pytest.mark.parametrize("channels", [1, 20, 32, 256, 2048])
+@pytest.mark.parametrize("keys", SIDES)
+@pytest.mark.parametrize("queries", SIDES)
+def test_tiles_of_means_hold_what_they_should(queries: Side, keys: Side, channels: int) -> None:
+    found = mean_tile(queries, keys, channels)
+    assert all(n & (n - 1) == 0 for n in found)
+    assert 256 <= prod(found) <= NUMBERS
+    assert found.group == 1 or found.lanes >= max(queries.tokens, keys.tokens)
+    assert found.block >= min(channels, 32)  # a sector of memory, whole
+    assert found.warps in (1, 2, 4, 8)
+
+
+@pytest.mark.parametrize("k_regions", [1, 16, 49, 64, 65, 256, 400, MOST_REGIONS])
+def test_tiles_of_scores_hold_all_key_regions(k_regions: int) -> None:
+    found = score_tile(k_regions)
+    assert found is not None
+    assert all(n & (n - 1) == 0 for n in found)
+    assert k_regions <= found.columns < 2 * max(k_regions, 16)
+    assert found.rows <= ROWS
+    assert found.rows * found.columns <= NUMBERS
+    assert 16 <= found.step <= STEP
+    assert found.warps in (1, 2, 4, 8)
+
+
+def test_more_key_regions_fit_no_tile() -> None:
+    assert score_tile(MOST_REGIONS + 1) is None
