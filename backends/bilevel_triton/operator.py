@@ -64,8 +64,7 @@ def route_regions(
         return _empty_routes(q, q_regions, topk)
     q_grid, k_grid = Grid(q.shape[1:-2], q_regions), Grid(k.shape[1:-2], k_regions)
     with torch.cuda.device_of(q):
-        index, score = routes.routes(q, k, q_grid, k_grid, topk)
-    return index, score
+        return routes.routes(q, k, q_grid, k_grid, topk)
 
 
 @torch.library.custom_op("bilevel::attend_routed", mutates_args=())

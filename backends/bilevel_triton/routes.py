@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from bilevel.grid import Grid
-from bilevel.protocol import Routes
 from bilevel_torch.backend import BACKEND as TORCH
 from bilevel_triton import memory
 from bilevel_triton.call import in_rows, map_of, precision
@@ -60,8 +59,9 @@ class Choosing(NamedTuple):
     """As :class:`~bilevel_triton.call.How` has it: that of means, which are float32."""
 
 
-def routes(q: Tensor, k: Tensor, q_grid: Grid, k_grid: Grid, topk: int) -> Routes:
-    """Equations 4 and 5 of BiFormer: int64 and float32 ``(N, R, k)``, in row-major order.
+def routes(q: Tensor, k: Tensor, q_grid: Grid, k_grid: Grid, topk: int) -> tuple[Tensor, Tensor]:
+    """Equations 4 and 5 of BiFormer: the key regions, best first, int64 ``(N, R, k)``, and their
+    scores, float32; both in row-major order.
 
     Where there are more key regions than a tile holds, or more routes than are worth choosing one
     by one, torch multiplies and sorts; the means are the kernel's all the same.
@@ -70,7 +70,8 @@ def routes(q: Tensor, k: Tensor, q_grid: Grid, k_grid: Grid, topk: int) -> Route
     tile = score_tile(k_grid.num_regions)
     if tile is None or topk > MOST_ROUTES:
         index, score = TORCH.route(q_mean, k_mean, topk)
-        return Routes(index.contiguous(), score.contiguous())
+        assert score is not None  # only routes that a caller gives have none
+        return index.contiguous(), score.contiguous()
     return best(q_mean, k_mean, topk, tile)
 
 
@@ -106,7 +107,7 @@ def means(q: Tensor, k: Tensor, q_grid: Grid, k_grid: Grid) -> tuple[Tensor, Ten
     return q_mean, k_mean
 
 
-def best(q_mean: Tensor, k_mean: Tensor, topk: int, tile: ScoreTile) -> Routes:
+def best(q_mean: Tensor, k_mean: Tensor, topk: int, tile: ScoreTile) -> tuple[Tensor, Tensor]:
     """The routes between regions with the means ``(N, R, row)`` and ``(N, Rk, row)``."""
     images, regions, row = q_mean.shape
     index, score = (
@@ -126,4 +127,4 @@ def best(q_mean: Tensor, k_mean: Tensor, topk: int, tile: ScoreTile) -> Routes:
         num_stages=3,
         enable_fp_fusion=True,
     )
-    return Routes(index, score)
+    return index, score

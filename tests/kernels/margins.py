@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
+from typing import Any
+from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor
+from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 MARGIN = 4096
 """Numbers on either side of an array."""
@@ -30,11 +36,37 @@ class Margins:
         self.buffers.append((buffer, size))
         return inside.view(shape)
 
+    @contextmanager
+    def unread(self, *arrays: Tensor) -> Iterator[None]:
+        """Kernels read from the arrays and from memory of their own alone, even if they make no use
+        of what they read: a GPU may end them for it."""
+        load = InterpreterBuilder.create_masked_load
+
+        def watched(
+            builder: InterpreterBuilder, at: TensorHandle, mask: TensorHandle, *others: Any
+        ) -> TensorHandle:
+            own = (buffer[MARGIN : MARGIN + size] for buffer, size in self.buffers)
+            read = at.data[mask.data]
+            inside = np.zeros(read.shape, bool)
+            for begin, end in map(span, (*arrays, *own)):
+                inside |= (begin <= read) & (read < end)
+            assert inside.all(), f"{(~inside).sum()} of {inside.size} reads are outside"
+            return load(builder, at, mask, *others)
+
+        with mock.patch.object(InterpreterBuilder, "create_masked_load", watched):
+            yield
+
     def assert_untouched(self) -> None:
         for buffer, size in self.buffers:
             canary = CANARY.get(buffer.dtype, 12345)
             assert (buffer[:MARGIN] == canary).all()
             assert (buffer[MARGIN + size :] == canary).all()
+
+
+def span(x: Tensor) -> tuple[int, int]:
+    """The addresses from the first number of a tensor to the end of the last."""
+    last = sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
+    return x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()
 
 
 def amid_nan(x: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("kernels are interpreted by: TRITON_INTERPRET=1 pytest", allow_module_level=True)
 
 import torch
+import triton
+import triton.language as tl
 from margins import Margins, amid_nan
 from torch import Tensor
 
@@ -18,10 +20,13 @@ from bilevel import Grid
 from bilevel.protocol import Routes
 from bilevel_torch.backend import BACKEND as TORCH
 from bilevel_triton import routes
+from bilevel_triton.kernels.routes import ranks_of, region_of, score_of
 from bilevel_triton.operator import route_regions
 from bilevel_triton.tiles import MOST_REGIONS, MOST_ROUTES, score_tile
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
+
+VALUES = [-torch.inf, torch.inf, torch.nan, 0.0, -0.0, 2.0**-149, -(2.0**-149), 1.0, -1.5, 7.25]
 
 SHAPES = [
     pytest.param(Grid((9, 9), 2), Grid((9, 9), 2), 2, id="ragged"),
@@ -73,7 +78,9 @@ def test_routes_are_the_best(
     margins: Margins,
 ) -> None:
     q, k = tokens(q_grid, heads, channels, dtype), tokens(k_grid, heads, channels, dtype)
-    found = routes.routes(amid_nan(q), amid_nan(k), q_grid, k_grid, topk)
+    held = amid_nan(q), amid_nan(k)
+    with margins.unread(*held):
+        found = routes.routes(*held, q_grid, k_grid, topk)
     margins.assert_untouched()
     assert_routed(found, q, k, q_grid, k_grid)
 
@@ -81,8 +88,7 @@ def test_routes_are_the_best(
 @pytest.mark.parametrize("k_regions", [1, 16, 17, 50])
 def test_ties_go_to_the_lower_region_and_nan_comes_last(k_regions: int, margins: Margins) -> None:
     torch.manual_seed(k_regions)
-    tiny = 2.0**-149
-    values = torch.tensor([-torch.inf, torch.inf, torch.nan, 0.0, -0.0, tiny, -tiny, 1.0, -1.5])
+    values = torch.tensor(VALUES)
     q_mean, k_mean = torch.zeros(2, 19, 32), torch.zeros(2, k_regions, 32)
     q_mean[..., 0] = 1  # other channels add zeros
     k_mean[..., 0] = values[torch.randint(len(values), (2, k_regions))]
@@ -92,6 +98,28 @@ def test_ties_go_to_the_lower_region_and_nan_comes_last(k_regions: int, margins:
         assert torch.equal(index, want.index)
         assert torch.equal(score, want.score)
     margins.assert_untouched()
+
+
+@triton.jit
+def rank_all(rank, region, score, scores, COUNT: tl.constexpr):
+    lane = tl.arange(0, COUNT)
+    ranks = ranks_of(tl.load(scores + lane), lane, COUNT - 1)  # the last is no region
+    tl.store(rank + lane, ranks)
+    tl.store(region + lane, region_of(ranks))
+    tl.store(score + lane, score_of(ranks))
+
+
+def test_ranks_are_in_the_order_of_routing() -> None:
+    torch.manual_seed(0)
+    scores = torch.tensor(VALUES)[torch.randint(len(VALUES), (64,))]
+    rank, region, score = torch.empty(64, dtype=torch.int64), *torch.empty(2, 64)
+    rank_all[(1,)](rank, region, score, scores, 64)
+    lowest = scores[:-1].masked_fill(scores[:-1].isnan(), -torch.inf)
+    best_first = lowest.sort(descending=True, stable=True).indices
+    assert torch.equal(rank[:-1].argsort(descending=True), best_first)
+    assert rank[-1] < rank[:-1].min()
+    assert torch.equal(region[:-1], torch.arange(63.0))
+    assert torch.equal(score[:-1], lowest)
 
 
 def test_regions_with_nan_are_chosen_last() -> None:
