@@ -29,6 +29,8 @@ SHAPES = [
     pytest.param((2, 13, 15, 2, 64), 7, 4, id="ragged groups"),
     pytest.param((1, 30, 20, 10, 1, 48), 5, 9, id="three axes, odd channels"),
     pytest.param((2, 1000, 1, 128), 10, 3, id="one axis, widest"),
+    pytest.param((1, 64, 64, 2, 32), 32, 8, id="as many key regions as a tile holds"),
+    pytest.param((1, 66, 66, 2, 32), 33, 8, id="more key regions, torch chooses"),
 ]
 
 BOTH = pytest.mark.parametrize("backend", ["triton", "cupy"])
@@ -69,6 +71,36 @@ def test_results_are_those_of_float64(
     wanted = (want, *torch.autograd.grad(want, exact, weights.double()))
     for a, b in zip(got, wanted, strict=True):
         assert (a - b).norm() <= ERRORS[dtype] * b.norm()
+
+
+@pytest.mark.parametrize("dtype", ERRORS, ids=str)
+@pytest.mark.parametrize(("shape", "regions", "topk"), SHAPES)
+def test_routes_are_those_of_float64(
+    shape: tuple[int, ...], regions: int, topk: int, dtype: torch.dtype
+) -> None:
+    q, k, v = arrays(shape, dtype)
+    how = {"regions": regions, "topk": topk, "return_routes": True}
+    _, (index, score) = bilevel.bra(q, k, v, **how, backend="triton")
+    exact = [x.detach().double() for x in (q, k, v)]
+    _, (_, best) = bilevel.bra(*exact, **how, backend="torch")
+    grid = bilevel.Grid(shape[1:-2], regions)
+    q_mean, k_mean = (bilevel.summarize(x, grid) for x in exact[:2])
+    chosen = (q_mean @ k_mean.mT).gather(-1, index)  # near ties may be chosen in another order
+    near = {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(score.double(), best, **near)
+    torch.testing.assert_close(chosen, best, **near)
+    assert (index.sort(-1).values.diff(dim=-1) > 0).all()
+
+
+def test_ties_and_nan_are_routed_as_by_torch() -> None:
+    torch.manual_seed(0)
+    q, k = torch.randint(-1, 2, (2, 8, 28, 28, 2, 4), device="cuda").float().unbind()
+    k[:, ::9, ::5, 0, 0] = torch.nan  # sums of small integers are exact in any order
+    how = {"regions": 14, "topk": 49, "return_routes": True}
+    _, got = bilevel.bra(q, k, q, **how, backend="triton")
+    _, want = bilevel.bra(q, k, q, **how, backend="torch")
+    assert torch.equal(got.index, want.index)
+    assert torch.equal(got.score, want.score)
 
 
 @BOTH

@@ -1,6 +1,6 @@
-"""Where query regions are routed to: means of regions, their products, and the best of those.
+"""Where query regions are routed to: the means of regions, their products, the best of those.
 
-Nothing is sorted, and sums are always added in one order: the same tokens give the same routes.
+No program adds to what another wrote: the same tokens give the same bits.
 """
 
 from __future__ import annotations
