@@ -1,4 +1,4 @@
-"""Whole models whose attention is that of the CUDA kernels: on arrays, and trained through torch."""
+"""Whole models whose attention is that of the CUDA kernels: of arrays, and trained by torch."""
 
 from __future__ import annotations
 
