@@ -102,7 +102,7 @@ def token_tables(xp: Any, call: Call) -> Tables:
 
 def _token_table(xp: Any, grid: Grid) -> Array:
     regions, places = grid.num_regions, grid.region_tokens
-    table = xp.empty((regions, places), np.int32)
+    table = xp.empty((regions, places), dtype=np.int32)
     arguments = (table, axes_by_value(grid), np.int32(regions), np.int32(places))
     kernel(xp, "list_tokens")((ceil(regions * places / BLOCK),), (BLOCK,), arguments)
     return table
@@ -111,8 +111,9 @@ def _token_table(xp: Any, grid: Grid) -> Array:
 def forward(xp: Any, call: Call, tables: Tables) -> tuple[Array, Array]:
     """``out`` ``(N, *spatial, M, Dv)`` and the logarithm to base 2 of the softmax's denominator,
     ``(N, M, tokens)``."""
-    out = xp.empty((*call.q.shape[:-1], call.v.shape[-1]), call.q.dtype)
-    lse = xp.empty((call.images, call.heads, prod(call.q_grid.spatial)), call.sum_dtype)
+    out = xp.empty((*call.q.shape[:-1], call.v.shape[-1]), dtype=call.q.dtype)
+    rows = (call.images, call.heads, prod(call.q_grid.spatial))
+    lse = xp.empty(rows, dtype=call.sum_dtype)
     attend = Kernel(call, of_keys=False, backward=False)
     walks = _walks_of_queries(xp, attend)
     attend.launch(
@@ -128,8 +129,8 @@ def backward(
     xp: Any, call: Call, tables: Tables, out: Array, lse: Array, d_out: Array
 ) -> tuple[Array, Array, Array]:
     """The gradients of q, k and v."""
-    delta = xp.empty(lse.shape, lse.dtype)
-    d_q, d_k, d_v = (xp.empty(x.shape, x.dtype) for x in (call.q, call.k, call.v))
+    delta = xp.empty(lse.shape, dtype=lse.dtype)
+    d_q, d_k, d_v = (xp.empty(x.shape, dtype=x.dtype) for x in (call.q, call.k, call.v))
     of_queries = Kernel(call, of_keys=False, backward=True)
     of_queries.launch(
         xp,
@@ -164,7 +165,7 @@ def _walks_of_queries(xp: Any, of: Kernel) -> Walks:
 def _walks_of_keys(xp: Any, of: Kernel) -> Walks:
     index, group = of.call.index, of.tiles.group
     groups = ceil(of.kept.num_regions / group)
-    counts = xp.empty((of.call.images, groups), np.int32)
+    counts = xp.empty((of.call.images, groups), dtype=np.int32)
     sizes = (of.walked.num_regions, of.call.topk, group, groups)
     blocks = (of.call.images * groups,)
     kernel(xp, "count_walks")(blocks, (WARP,), (index, counts, *map(np.int32, sizes)))
@@ -173,8 +174,8 @@ def _walks_of_keys(xp: Any, of: Kernel) -> Walks:
 
 def _walks(xp: Any, of: Kernel, counts: Array, groups: int) -> Walks:
     index = of.call.index
-    regions, members = (xp.empty(index.shape, dtype) for dtype in (np.int32, np.uint32))
-    spans = xp.empty((of.call.images, groups, 2), np.int32)
+    regions, members = (xp.empty(index.shape, dtype=x) for x in (np.int32, np.uint32))
+    spans = xp.empty((of.call.images, groups, 2), dtype=np.int32)
     queries = of.call.q_grid.num_regions
     sizes = (queries, of.call.topk, of.walked.num_regions, of.tiles.group, groups)
     arguments = (index, counts, regions, members, spans, *map(np.int32, sizes))

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+import array_api_compat.numpy
 import gcc
 import numpy as np
 
@@ -43,7 +44,7 @@ class LaunchError(RuntimeError):
 
 
 class Emulator:
-    """NumPy, and of CuPy what launches kernels.
+    """NumPy by the array API standard, as the backend has CuPy, and of CuPy what launches kernels.
 
     ``order`` is that of blocks, warps and lanes: ``"forward"``, ``"backward"``, or an integer that
     seeds a shuffle. A kernel whose results differ with it has a race.
@@ -54,9 +55,9 @@ class Emulator:
         self.buffers: list[weakref.ref[np.ndarray]] = []
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(np, name)
+        return getattr(array_api_compat.numpy, name)
 
-    def empty(self, shape: int | tuple[int, ...], dtype: Any = float) -> np.ndarray:
+    def empty(self, shape: int | tuple[int, ...], *, dtype: Any = float) -> np.ndarray:
         """An array whose bits are ones: floats are NaN until they are written."""
         margin = 0 if gcc.sanitizes() else MARGIN
         size = prod(np.atleast_1d(shape).tolist()) * np.dtype(dtype).itemsize
@@ -67,7 +68,7 @@ class Emulator:
 
     def empty_like(self, x: np.ndarray) -> np.ndarray:
         """An array of the shape and dtype of ``x``, as from :meth:`empty`."""
-        return self.empty(x.shape, x.dtype)
+        return self.empty(x.shape, dtype=x.dtype)
 
     def RawModule(  # noqa: N802 # as in CuPy
         self, *, code: str, options: Sequence[str] = (), name_expressions: Sequence[str] = ()

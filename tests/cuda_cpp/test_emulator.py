@@ -316,10 +316,10 @@ def test_orders_differ_where_blocks_race() -> None:
 
 def test_memory_is_nan_until_it_is_written() -> None:
     xp = Emulator()
-    assert np.isnan(xp.empty((3, 4), np.float16)).all()
+    assert np.isnan(xp.empty((3, 4), dtype=np.float16)).all()
     assert np.isnan(xp.empty_like(np.zeros(5, ml_dtypes.bfloat16))).all()
-    assert xp.empty((0, 4), np.float32).shape == (0, 4)
-    assert xp.zeros is np.zeros
+    assert xp.empty((0, 4), dtype=np.float32).shape == (0, 4)
+    assert xp.exp is np.exp
 
 
 @pytest.mark.skipif(gcc.sanitizes(), reason="the sanitizer itself watches over what is beside")
@@ -328,7 +328,7 @@ def test_writes_beside_an_array_are_noticed(beside: int) -> None:
     code = "__global__ void kernel(float* y, int at) { y[at] = 1; }"
     xp = Emulator()
     kernel = xp.RawModule(code=code, name_expressions=["kernel"]).get_function("kernel")
-    y = xp.empty(32, xp.float32)
+    y = xp.empty(32, dtype=xp.float32)
     kernel((1,), (1,), (y, np.int32(31)))
     assert y[31] == 1
     with pytest.raises(LaunchError, match="kernel: wrote beside an array of 128 bytes"):
