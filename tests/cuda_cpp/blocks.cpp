@@ -163,6 +163,16 @@ void run_block() {
         error = divergence(0, threads.size());
 }
 
+#ifdef __SANITIZE_ADDRESS__
+constexpr size_t margin = 0;  // it sees the end of memory itself
+#else
+constexpr size_t margin = 256;
+#endif
+
+bool written_beyond(const unsigned char* end) {
+    return std::any_of(end, end + margin, [](unsigned char byte) { return byte != 0xff; });
+}
+
 void prepare(const Launch& launch) {
     how = launch;
     gridDim = {how.grid[0], how.grid[1], how.grid[2]};
@@ -189,11 +199,14 @@ const char* run(const Launch& launch, void (*call_kernel)(void**), void** argume
     kernel_arguments = arguments;
     for (unsigned i : block_order) {
         blockIdx = {i % gridDim.x, i / gridDim.x % gridDim.y, i / (gridDim.x * gridDim.y)};
-        // Of this very size, so that AddressSanitizer sees its end; NaN until it is written.
+        // NaN until it is written.
         void* memory = nullptr;
-        if (posix_memalign(&memory, 128, how.shared_bytes)) return "out of memory";
-        shared_bytes = static_cast<unsigned char*>(std::memset(memory, 0xff, how.shared_bytes));
+        size_t bytes = how.shared_bytes + margin;
+        if (posix_memalign(&memory, 128, bytes)) return "out of memory";
+        shared_bytes = static_cast<unsigned char*>(std::memset(memory, 0xff, bytes));
         run_block();
+        if (error.empty() && written_beyond(shared_bytes + how.shared_bytes))
+            error = place("block", blockIdx) + ": wrote beyond its shared memory";
         std::free(memory);
         if (!error.empty()) return error.c_str();
     }

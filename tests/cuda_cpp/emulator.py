@@ -12,8 +12,9 @@ refused here, and what it leaves undefined is an error as far as it is noticed:
 - An argument is not what the kernel declares: CuPy passes whatever bits it is given.
 - A copy is not awaited. Copies land as late or as early as they may, by the order of threads.
 - Shared memory is read before it is written, or that of ``xp.empty``: both are NaN until then.
-- A kernel writes just beside an array of ``xp.empty``. Under ``sanitized.py`` each access outside
-  of an array or of shared memory ends the process, and each that is not aligned.
+- A kernel writes just beside an array of ``xp.empty``, or beyond shared memory. Under
+  ``sanitized.py`` each access outside of an array or of shared memory ends the process, and each
+  that is not aligned.
 """
 
 from __future__ import annotations

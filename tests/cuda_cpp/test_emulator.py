@@ -335,6 +335,16 @@ def test_writes_beside_an_array_are_noticed(beside: int) -> None:
         kernel((1,), (1,), (y, np.int32(beside)))
 
 
+@pytest.mark.skipif(gcc.sanitizes(), reason="the sanitizer itself watches over what is beyond")
+def test_writes_beyond_shared_memory_are_noticed() -> None:
+    code = "__global__ void kernel() { if (blockIdx.x == 1) shared_memory()[99] = 1; }"
+    kernel = Emulator().RawModule(code=code, name_expressions=["kernel"]).get_function("kernel")
+    kernel((2,), (32,), (), shared_mem=100)
+    message = r"kernel: block \(1, 0, 0\): wrote beyond its shared memory"
+    with pytest.raises(LaunchError, match=message):
+        kernel((2,), (32,), (), shared_mem=99)
+
+
 def test_fibers_that_the_system_switches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gcc, "OPTIONS", (*gcc.OPTIONS, "-DGPU_ON_CPU_UCONTEXT"))
     test_products_through_shared_memory("__half", np.float16, "forward")
