@@ -14,6 +14,9 @@ from bilevel_cupy.call import MAX_AXES, Call, in_rows
 
 WIDEST = 128
 """Channels of a head that kernels are compiled for, at most."""
+MOST = 2**31 - 2**10
+"""Places of an image's regions, and routes of an image, at most: kernels count them in 32 bits, and
+a little beyond."""
 
 
 def bra(
@@ -28,7 +31,7 @@ def bra(
     scale: float,
 ) -> Array:
     """One kernel, and the lists of integers it needs; what kernels do not take is ``composed``."""
-    if not _fits(q, v, q_grid, k_grid):
+    if not _fits(q, v, index, q_grid, k_grid):
         return compose.bra(composed, q, k, v, index, q_grid, k_grid, scale)
     call = _call(xp, q, k, v, index, q_grid, k_grid, scale)
     out, _ = launch.forward(xp, call, launch.token_tables(xp, call))
@@ -46,7 +49,7 @@ def bra_vjp(
     k_grid: Grid,
     scale: float,
 ) -> tuple[Array, Pullback]:
-    if not _fits(q, v, q_grid, k_grid):
+    if not _fits(q, v, index, q_grid, k_grid):
         return compose.bra_vjp(composed, q, k, v, index, q_grid, k_grid, scale)
     call = _call(xp, q, k, v, index, q_grid, k_grid, scale)
     tables = launch.token_tables(xp, call)
@@ -58,11 +61,14 @@ def bra_vjp(
     return out, pullback
 
 
-def _fits(q: Array, v: Array, q_grid: Grid, k_grid: Grid) -> bool:
+def _fits(q: Array, v: Array, index: Array, q_grid: Grid, k_grid: Grid) -> bool:
     """Whether kernels take a call: there is something to compute, and heads and maps are not too
     large."""
     images, channels = q.shape[0], max(q.shape[-1], v.shape[-1])
-    return images > 0 and channels <= WIDEST and max(q_grid.ndim, k_grid.ndim) <= MAX_AXES
+    if images == 0 or channels > WIDEST or max(q_grid.ndim, k_grid.ndim) > MAX_AXES:
+        return False
+    places = (grid.num_regions * grid.region_tokens for grid in (q_grid, k_grid))
+    return max(*places, q_grid.num_regions * index.shape[-1]) <= MOST
 
 
 def _call(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from emulator import Emulator
 
+from bilevel import compose
 from bilevel.grid import Grid
 from bilevel_cupy import operator
 from bilevel_cupy.backend import bind
@@ -193,3 +194,25 @@ def test_what_kernels_do_not_take_is_composed() -> None:
             raise AssertionError("a kernel was asked for")
 
     assert_right(run(Uncompiled(), shape, *inputs), shape, *inputs)
+
+
+@pytest.mark.parametrize(
+    ("spatial", "regions", "topk"),
+    [
+        pytest.param((2**31,), (2**10,), 1, id="tokens"),
+        pytest.param((647,) * 3, (646,) * 3, 1, id="places, each region padded eightfold"),
+        pytest.param((2**16,), (2**16,), 2**15, id="routes"),
+    ],
+)
+def test_what_32_bits_do_not_count_is_composed(
+    spatial: tuple[int, ...],
+    regions: tuple[int, ...],
+    topk: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    grid = Grid(spatial, regions)
+    x = np.broadcast_to(np.float32(0), (1, *spatial, 1, 1))
+    index = np.broadcast_to(np.int32(0), (1, grid.num_regions, topk))
+    monkeypatch.setattr(compose, "bra", lambda *_: "composed")
+    xp = Emulator()
+    assert operator.bra(xp, bind(xp), x, x, x, index, grid, grid, 1.0) == "composed"
