@@ -17,10 +17,9 @@ def refuses(problem: Problem) -> str | None:
     return None if takes else f"{', '.join(DTYPES)} cupy arrays on CUDA"
 
 
-def bind(xp: Any, exchange: Exchange | None = None) -> Backend:
-    """The backend whose functions work on arrays of the namespace ``xp``; its operator is fused
-    where that compiles kernels, as CuPy does."""
-    composed = Backend(
+def composed(xp: Any, exchange: Exchange | None = None) -> Backend:
+    """The backend whose functions work on arrays of the namespace ``xp``, without kernels."""
+    return Backend(
         name="cupy",
         library="cupy",
         refuses=refuses,
@@ -34,10 +33,15 @@ def bind(xp: Any, exchange: Exchange | None = None) -> Backend:
         bra_vjp=partial(pullbacks.bra_vjp, xp),
         exchange=exchange,
     )
+
+
+def bind(xp: Any, exchange: Exchange | None = None) -> Backend:
+    """The same, its operator fused where ``xp`` compiles kernels, as CuPy does."""
+    primitives_alone = composed(xp, exchange)
     if not hasattr(xp, "RawModule"):
-        return composed
+        return primitives_alone
     return replace(
-        composed,
-        bra=partial(operator.bra, xp, composed),
-        bra_vjp=partial(operator.bra_vjp, xp, composed),
+        primitives_alone,
+        bra=partial(operator.bra, xp, primitives_alone),
+        bra_vjp=partial(operator.bra_vjp, xp, primitives_alone),
     )

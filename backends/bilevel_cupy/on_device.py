@@ -7,8 +7,12 @@ from typing import Any
 
 from bilevel.errors import BackendUnavailable
 from bilevel.protocol import Backend
-from bilevel_cupy.backend import bind
+from bilevel_cupy.backend import bind, composed
 from bilevel_cupy.exchange import exchange
+
+OLDEST = 80
+"""The compute capability, times ten, of the oldest GPUs that have what ``kernels/hardware.cuh``
+asks of them."""
 
 
 def cupy_with_a_device() -> Any:
@@ -48,11 +52,13 @@ def _in_one_line(error: BaseException) -> str:
 
 @cache
 def backend() -> Backend:
-    """The backend for CuPy's arrays."""
+    """The backend for CuPy's arrays; without kernels if there is a GPU too old for them."""
     cupy = cupy_with_a_device()
     from array_api_compat import cupy as xp  # which imports CuPy, too
 
-    return bind(xp, exchange(cupy))
+    devices = map(cupy.cuda.Device, range(cupy.cuda.runtime.getDeviceCount()))
+    fits = all(int(device.compute_capability) >= OLDEST for device in devices)
+    return (bind if fits else composed)(xp, exchange(cupy))
 
 
 def __getattr__(name: str) -> Backend:

@@ -39,10 +39,12 @@ class Finder:
             raise self.fails
 
 
-def fake_cupy(count: Callable[[], int]) -> ModuleType:
+def fake_cupy(count: Callable[[], int], *capabilities: str) -> ModuleType:
     cupy = ModuleType("cupy")
-    runtime = SimpleNamespace(getDeviceCount=count, CUDARuntimeError=CUDARuntimeError)
-    cupy.cuda = SimpleNamespace(runtime=runtime)  # type: ignore[attr-defined]
+    cupy.cuda = SimpleNamespace(  # type: ignore[attr-defined]
+        runtime=SimpleNamespace(getDeviceCount=count, CUDARuntimeError=CUDARuntimeError),
+        Device=lambda number: SimpleNamespace(compute_capability=capabilities[number]),
+    )
     cupy.from_dlpack = None  # type: ignore[attr-defined]
     return cupy
 
@@ -98,12 +100,18 @@ def test_a_cupy_that_does_not_load(fresh: pytest.MonkeyPatch) -> None:
         registry.load("cupy")
 
 
-def test_with_a_gpu(fresh: pytest.MonkeyPatch) -> None:
-    fresh.setitem(sys.modules, "cupy", fake_cupy(lambda: 1))
-    fresh.setitem(sys.modules, "array_api_compat", SimpleNamespace(cupy=np))
+@pytest.mark.parametrize(
+    ("capabilities", "fused"), [(["80"], True), (["120", "90"], True), (["90", "75"], False)]
+)
+def test_with_a_gpu(fresh: pytest.MonkeyPatch, capabilities: list[str], fused: bool) -> None:
+    fresh.setitem(sys.modules, "cupy", fake_cupy(lambda: len(capabilities), *capabilities))
+    compiling = SimpleNamespace(RawModule=None)
+    fresh.setitem(sys.modules, "array_api_compat", SimpleNamespace(cupy=compiling))
     backend = registry.load("cupy")
     assert (backend.name, backend.library) == ("cupy", "cupy")
     assert backend.exchange is not None
+    assert (backend.bra is not None) == fused
+    assert backend.bra_vjp is not None
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
