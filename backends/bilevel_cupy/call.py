@@ -120,7 +120,7 @@ def _map(x: Array) -> tuple[int, ...]:
     image, head, channel = (x.strides[axis] // x.itemsize for axis in (0, -2, -1))
     channels, vector = x.shape[-1], 16 // x.itemsize
     steps = (image, apart, head, channels)
-    vectors = (channel == 1 or channels == 1) and all(step % vector == 0 for step in steps)
+    vectors = channel == 1 and all(step % vector == 0 for step in steps)
     return image, apart, head, channel, channels, vectors
 
 
