@@ -1,4 +1,5 @@
-"""The CUDA C++ of the backend, compiled at its first use by NVRTC; CuPy keeps it on disk."""
+"""The CUDA C++ of the backend, compiled at its first use by NVRTC. CuPy 14.2 keeps what it compiled
+on disk; CuPy 13 compiles again in each process what goes by a C++ expression."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-// What a launch is told of a call. The host has the same structures, see launch.py.
+// What a launch is told of a call. The host has the same structures, see call.py.
 
 // Tokens of images, (N, *spatial, M, D): how far apart they are, in numbers.
 struct Map {
