@@ -31,7 +31,7 @@ struct Copy {
 enum class State { ready, in_warp, in_block, over };
 
 struct Thread {
-    fibers::Fiber fiber;
+    fibers::Fiber* fiber;
     uint3 index;
     unsigned warp, lane;
     State state;
@@ -52,6 +52,7 @@ void** kernel_arguments;
 std::string error;
 
 std::vector<Thread> threads;
+std::vector<fibers::Fiber> fibers_of_all;  // of the largest block so far
 std::vector<Warp> warps;
 Thread* running;
 unsigned waiting;  // threads in __syncthreads
@@ -89,7 +90,7 @@ std::string divergence(unsigned first, unsigned count) {
 // Leave the thread that runs, for good; all fibers stay as they are.
 [[noreturn]] void give_up(const std::string& why) {
     error = why;
-    running->fiber.leave();
+    running->fiber->leave();
     std::abort();
 }
 
@@ -105,11 +106,11 @@ void land(Copy& copy) {
 
 // The whole life of a thread.
 void live() {
-    running->fiber.arrive();
+    running->fiber->arrive();
     kernel(kernel_arguments);
     if (!running->copies.empty()) fail("copy_async", "is not awaited");
     running->state = State::over;
-    running->fiber.end();
+    running->fiber->end();
 }
 
 // Let each lane of a warp run until it waits. Whether any could.
@@ -123,7 +124,7 @@ bool advance(const Warp& warp) {
         any = true;
         running = &thread;
         threadIdx = thread.index;
-        thread.fiber.enter();
+        thread.fiber->enter();
         if (!error.empty()) return false;
     }
     return any;
@@ -133,13 +134,14 @@ void start_threads() {
     unsigned x = blockDim.x, y = blockDim.y;
     for (unsigned i = 0; i < threads.size(); i++) {
         Thread& thread = threads[i];
+        thread.fiber = &fibers_of_all[i];
         thread.index = {i % x, i / x % y, i / (x * y)};
         thread.warp = i / warp_lanes;
         thread.lane = i % warp_lanes;
         thread.state = State::ready;
         thread.copies.clear();
         thread.groups = 0;
-        thread.fiber.start(live);
+        thread.fiber->start(live);
     }
     for (Warp& warp : warps) warp.waiting = 0;
     waiting = 0;
@@ -180,6 +182,7 @@ void prepare(const Launch& launch) {
     chance.seed(how.order);
     size_t count = size_t(blockDim.x) * blockDim.y * blockDim.z;
     threads.resize(count);
+    fibers_of_all.resize(std::max(fibers_of_all.size(), count));
     warps.resize((count + warp_lanes - 1) / warp_lanes);
     for (unsigned i = 0; i < warps.size(); i++) {
         warps[i].first = i * warp_lanes;
@@ -237,7 +240,7 @@ void meet(const char* call, void* mine, void (*perform)(void** all, unsigned lan
     Warp& warp = warps[running->warp];
     wait_in(call, State::in_warp);
     warp.operands[running->lane] = mine;
-    if (++warp.waiting < warp.lanes) return running->fiber.leave();
+    if (++warp.waiting < warp.lanes) return running->fiber->leave();
     for (unsigned i = warp.first; i < warp.first + warp.lanes; i++) {
         bool same = threads[i].call == call || !std::strcmp(threads[i].call, call);
         if (!same) give_up(divergence(warp.first, warp.lanes));
@@ -249,7 +252,7 @@ void meet(const char* call, void* mine, void (*perform)(void** all, unsigned lan
 
 void await_block() {
     wait_in("__syncthreads", State::in_block);
-    if (++waiting < threads.size()) return running->fiber.leave();
+    if (++waiting < threads.size()) return running->fiber->leave();
     for (Thread& thread : threads) thread.state = State::ready;
     waiting = 0;
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gcc
@@ -343,6 +344,20 @@ def test_writes_beyond_shared_memory_are_noticed() -> None:
     message = r"kernel: block \(1, 0, 0\): wrote beyond its shared memory"
     with pytest.raises(LaunchError, match=message):
         kernel((2,), (32,), (), shared_mem=99)
+
+
+MAPPINGS = Path("/proc/self/maps")
+
+
+@pytest.mark.skipif(not MAPPINGS.exists(), reason="only Linux lists the mappings of a process")
+def test_stacks_are_kept_for_the_next_launch() -> None:
+    code = "__global__ void kernel() {}"
+    counts = []
+    for _ in range(2):
+        for threads in (1, 256) * 9:
+            launch(code, threads=threads)
+        counts.append(MAPPINGS.read_text().count("\n"))
+    assert counts[1] < counts[0] + 256
 
 
 def test_fibers_that_the_system_switches(monkeypatch: pytest.MonkeyPatch) -> None:
