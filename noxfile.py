@@ -27,7 +27,9 @@ def tests(session: nox.Session) -> None:
     }
     session.run("pytest", "-n", "2", *session.posargs, env=env)
     if not session.posargs:
-        session.run("pytest", "-n", "2", "tests/kernels", env={**env, "TRITON_INTERPRET": "1"})
+        session.run(
+            "pytest", "-n", "2", "tests/triton_kernels", env={**env, "TRITON_INTERPRET": "1"}
+        )
 
 
 @nox.session
@@ -43,16 +45,24 @@ def kernels(session: nox.Session) -> None:
         "OMP_NUM_THREADS": "1",
     }
     run = ("pytest", "-n", "2", *session.posargs)
-    session.run(*run, "tests/cuda_cpp/test_compiled.py", env=env)
+    session.run(*run, "tests/cuda_kernels/test_compiled.py", env=env)
     for path in ("", str(older)):
-        session.run(*run, "tests/kernels", env={**env, "PYTHONPATH": path})
+        session.run(*run, "tests/triton_kernels", env={**env, "PYTHONPATH": path})
 
 
 @nox.session
 def sanitized(session: nox.Session) -> None:
     """Run the CUDA kernels on the CPU under sanitizers of addresses and undefined behaviour."""
     session.install("-e", ".[dev]")
-    run = ("python", "tests/cuda_cpp/sanitized.py", "-m", "pytest", "-n", "2", "tests/cuda_cpp")
+    run = (
+        "python",
+        "tests/cuda_kernels/sanitized.py",
+        "-m",
+        "pytest",
+        "-n",
+        "2",
+        "tests/cuda_kernels",
+    )
     session.run(*run, *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 

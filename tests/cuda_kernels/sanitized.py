@@ -1,6 +1,6 @@
 """Run Python with kernels that are compiled with sanitizers.
 
-    python tests/cuda_cpp/sanitized.py -m pytest tests/cuda_cpp
+    python tests/cuda_kernels/sanitized.py -m pytest tests/cuda_kernels
 
 They end the process, and say why, at the first access that is out of bounds or not aligned, and at
 the first overflow of a signed integer.
