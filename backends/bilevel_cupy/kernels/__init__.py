@@ -16,7 +16,8 @@ FILES = (
     "walk.cuh",
     "routes.cu",
     "attend.cu",
-    "gradients.cu",
+    "gradient_of_queries.cu",
+    "gradient_of_keys.cu",
 )
 """In the order in which they need each other."""
 

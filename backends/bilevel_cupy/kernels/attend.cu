@@ -38,6 +38,20 @@ struct Softmax {
   }
 };
 
+// Products to scores: those of pairs, and -inf. A value that was spoilt makes NaN of its scores.
+template <class Number, int COLUMNS>
+__device__ inline void score(Number (&scores)[COLUMNS][4], const Pairs& pair, Number scale,
+                             const Number* spoilt) {
+#pragma unroll
+  for (int c = 0; c < COLUMNS; c++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const int column = column_of(c, i);
+      const Number found = scores[c][i] * scale + (spoilt ? spoilt[column] : Number(0));
+      scores[c][i] = pair(column, i) ? found : -infinity<Number>();
+    }
+}
+
 // out (N, *spatial, M, Dv) and lse (N, M, tokens), the logarithm to base 2 of the softmax's
 // denominator. A block computes a tile of queries and one head.
 template <class T, int CHANNELS, int ROWS>
@@ -59,17 +73,15 @@ __global__ void __launch_bounds__(128)
       tile.of(k, call.k), call.k, tile.of(v, call.v), call.v);
 
   if (threadIdx.x == 0) *flag = 0;
-  for (int lane = threadIdx.x; lane < Tile::lanes(); lane += blockDim.x)
-    tokens[lane] = tile.token(lane, call, call.queries, q_table);
-  __syncthreads();
+  tile.list(tokens, call, call.queries, q_table);
   queries.fetch(tile.of(q, call.q), call.q, tokens, Tile::lanes());
 
-  const int slots[2] = {tile.slot(first + row_of(0), call, call.queries),
-                        tile.slot(first + row_of(2), call, call.queries)};
+  Pairs pair(tile, call, call.queries);
   const S scale = call.scale * LOG2_E;
   S acc[BLOCKS][4];
   Softmax<S, BLOCKS, COLUMNS> softmax;
-  for (bool careful = false;; careful = true) {
+#pragma unroll 1
+  for (int careful = 0; careful < 2; careful++) {
     fill_zero(acc);
     softmax = {};
     walk.begin();
@@ -83,25 +95,13 @@ __global__ void __launch_bounds__(128)
       S scores[COLUMNS][4];
       fill_zero(scores);
       Products<T>::add_transposed(scores, queries, first, walk.first(step));
-      const unsigned* routed = walk.routed_of(step);
-#pragma unroll
-      for (int c = 0; c < COLUMNS; c++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-          const int column = column_of(c, i);
-          const bool pair = routed[column] >> slots[i / 2] & 1;
-          const S score = scores[c][i] * scale + (careful ? spoilt[column] : S(0));
-          scores[c][i] = pair ? score : -infinity<S>();
-        }
+      pair.routed = walk.routed_of(step);
+      score(scores, pair, scale, careful ? spoilt : nullptr);
       softmax.weigh(scores, acc);
       Products<T>::add(acc, scores, values);
       walk.look_up(step + 2);
     }
-    __syncthreads();
-    if (careful || call.group == 1) break;
-    flag_if_not_finite(flag, acc);
-    __syncthreads();
-    if (!*flag) break;
+    if (settled(careful, call, flag, acc)) break;
   }
 
   for (int r = 0; r < 2; r++) {

@@ -58,6 +58,13 @@ struct Tile {
     return there ? table[region * side.places + place] : -1;
   }
 
+  // The tokens of all lanes; a block's threads are in step then.
+  __device__ void list(int* tokens, const Call& call, const Side& side, const int* table) const {
+    for (int lane = threadIdx.x; lane < lanes(); lane += blockDim.x)
+      tokens[lane] = token(lane, call, side, table);
+    __syncthreads();
+  }
+
   // Where the numbers of an image's and a head's tokens begin, (N, M, tokens).
   __device__ long long row(const Call& call, const Side& side) const {
     return (image * call.heads + head) * side.tokens;

@@ -42,7 +42,7 @@ struct Products {
   __device__ static void add_transposed(T (&c)[BLOCKS][4], Rows<T, CHANNELS> a, int first,
                                         Rows<T, CHANNELS> b) {
     constexpr int COUNT = Rows<T, CHANNELS>::VECTOR;
-#pragma unroll 2
+#pragma unroll 1
     for (int d = 0; d < CHANNELS; d += COUNT) {
       const auto upper = vector_at<COUNT>(a.row(first + row_of(0)) + d);
       const auto lower = vector_at<COUNT>(a.row(first + row_of(2)) + d);
@@ -159,4 +159,24 @@ __device__ inline void flag_if_not_finite(int* flag, const Number (&c)[BLOCKS][4
 #pragma unroll
     for (int i = 0; i < 4; i++) sum += c[b][i] - c[b][i];
   if (!finite(sum)) *flag = 1;
+}
+
+// Whether results may stay: in a group, numbers that are not finite may have met weights of zero,
+// and all is computed once more with care. `flag` is zero before; a block's threads are in step
+// after.
+template <class... Results>
+__device__ inline bool settled(bool careful, const Call& call, int* flag, const Results&... results) {
+  __syncthreads();
+  if (careful || call.group == 1) return true;
+  (flag_if_not_finite(flag, results), ...);
+  __syncthreads();
+  return !*flag;
+}
+
+template <class Number, int BLOCKS>
+__device__ inline void multiply(Number (&c)[BLOCKS][4], Number factor) {
+#pragma unroll
+  for (int b = 0; b < BLOCKS; b++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) c[b][i] *= factor;
 }

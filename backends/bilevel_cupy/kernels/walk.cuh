@@ -28,6 +28,21 @@ __device__ inline Route route_of_keys(const Call& call, const Tile& tile, const 
   return {regions + begin, members + begin, span[1]};
 }
 
+// Which of a lane's numbers are of a row and a column that are routed together.
+struct Pairs {
+  int slots[2];  // of its two rows
+  const unsigned* routed;
+
+  __device__ Pairs(const Tile& tile, const Call& call, const Side& side) : routed(nullptr) {
+    const int first = threadIdx.x / 32 * 16;
+    for (int r = 0; r < 2; r++) slots[r] = tile.slot(first + row_of(2 * r), call, side);
+  }
+
+  __device__ bool operator()(int column, int number) const {
+    return routed[column] >> slots[number / 2] & 1;
+  }
+};
+
 // Two arrays of the tokens that are walked over. While one tile is computed with, the next is on
 // its way, and which tokens the one after has is looked up.
 template <class T, int CHANNELS, int ROWS>
