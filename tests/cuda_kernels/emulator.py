@@ -74,8 +74,8 @@ class Emulator:
     def RawModule(  # noqa: N802 # as in CuPy
         self, *, code: str, options: Sequence[str] = (), name_expressions: Sequence[str] = ()
     ) -> RawModule:
-        """As ``cupy.RawModule``; of the options, only macros mean something here."""
-        return RawModule(self, code, tuple(options), tuple(name_expressions))
+        """As ``cupy.RawModule``; the options are NVRTC's, and mean nothing here."""
+        return RawModule(self, code, tuple(name_expressions))
 
     def overwritten(self) -> int | None:
         """The size in bytes of an array beside which something was written."""
@@ -89,12 +89,9 @@ class Emulator:
 class RawModule:
     """A text, and the kernels in it that have names; each is compiled when it is asked for."""
 
-    def __init__(
-        self, xp: Emulator, code: str, options: tuple[str, ...], names: tuple[str, ...]
-    ) -> None:
+    def __init__(self, xp: Emulator, code: str, names: tuple[str, ...]) -> None:
         self.xp = xp
         self.code = code
-        self.macros = tuple(option for option in options if option.startswith(("-D", "-U")))
         self.names = names
         self.kernels: dict[str, Kernel] = {}
 
@@ -103,7 +100,7 @@ class RawModule:
         if name not in self.names:
             raise LaunchError(f"{name} is not among the name expressions {self.names}")
         if name not in self.kernels:
-            library = ctypes.PyDLL(str(gcc.built(self.code, name, self.macros)))
+            library = ctypes.PyDLL(str(gcc.built(self.code, name)))
             self.kernels[name] = Kernel(self.xp, name, library)
         return self.kernels[name]
 

@@ -47,15 +47,15 @@ def missing() -> str | None:
     return None if shutil.which("g++") else "g++ compiles kernels for the CPU: install it"
 
 
-def built(code: str, name: str, options: tuple[str, ...]) -> Path:
+def built(code: str, name: str) -> Path:
     """The library of the kernel that a name expression means in a text."""
     text = '#include "gpu_on_cpu.h"\n#line 1 "kernel.cu"\n' + code + ENTRIES.format(name=name)
 
     def compile_and_link(library: Path) -> None:
-        command = [*_command(f"-I{_header().parent}"), *options, "-shared", "-o", str(library)]
+        command = [*_command(f"-I{_header().parent}"), "-shared", "-o", str(library)]
         _run([*command, "-x", "c++", "-", "-x", "none", str(_blocks())], text, name)
 
-    return _kept(text + chr(0).join(options), ".so", compile_and_link)
+    return _kept(text, ".so", compile_and_link)
 
 
 def _blocks() -> Path:

@@ -270,16 +270,6 @@ def test_structures_are_passed_by_value() -> None:
     assert (y == 0.5).all()
 
 
-def test_macros_are_options() -> None:
-    code = "__global__ void kernel(int* y) { y[threadIdx.x] = NUMBER; }"
-    module = Emulator().RawModule(
-        code=code, options=("-std=c++17", "-DNUMBER=7"), name_expressions=["kernel"]
-    )
-    y = np.zeros(32, np.int32)
-    module.get_function("kernel")((1,), (32,), (y,))
-    assert (y == 7).all()
-
-
 REVERSED = """
 __global__ void kernel(const float* x, float* y, int wait) {
     auto shared = reinterpret_cast<float*>(shared_memory());

@@ -24,7 +24,7 @@ struct Call {
   int tiles;  // of an image
 };
 
-// Where the lanes of a tile, 16 for each warp, have their tokens, and which programs compute it.
+// The tile and the head that a block computes, and where its lanes, 16 for each warp, have tokens.
 // A tile has some whole regions of an image, place after place, or a part of one.
 struct Tile {
   long long image;
