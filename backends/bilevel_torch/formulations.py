@@ -18,9 +18,10 @@ from bilevel_torch.autograd import recomputed, traced
 from bilevel_torch.primitives import (
     accumulator,
     axis_regions,
+    gather,
+    key_mask,
     merge,
-    real_tokens,
-    split_regions,
+    partition,
     summarize,
     take_regions,
 )
@@ -41,49 +42,59 @@ def rows(
     """Copy the routed regions of each query region, then attend: with ``flash`` in one kernel that
     keeps no scores, else by matrix products. So many query regions ``at_once``, each lot computed
     again in the backward pass; None is all, and none again."""
+    heads = 1 if flash else q.shape[-2]
+    queries, keys, values = (
+        partition(heads_apart(x.to(accumulator(x)), heads), grid)
+        for x, grid in ((q, q_grid), (k, k_grid), (v, k_grid))
+    )
+    index = index.repeat_interleave(heads, 0)
     attend = partial(attend_rows, k_grid=k_grid, scale=scale, flash=flash)
-    queries, keys, values = heads_first(q, q_grid), heads_first(k, k_grid), heads_first(v, k_grid)
     if at_once is None:
         out = attend(queries, keys, values, index)
     else:
-        lots = zip(torch.split(queries, at_once, 2), torch.split(index, at_once, 1), strict=True)
-        out = torch.cat([recomputed(attend, lot, keys, values, to) for lot, to in lots], dim=2)
-    return merge_heads_first(out.to(q.dtype), q_grid)
+        lots = zip(torch.split(queries, at_once, 1), torch.split(index, at_once, 1), strict=True)
+        out = torch.cat([recomputed(attend, lot, keys, values, to) for lot, to in lots], dim=1)
+    return heads_together(merge(out.to(q.dtype), q_grid), heads)
 
 
 def attend_rows(
     q: Tensor, k: Tensor, v: Tensor, index: Tensor, k_grid: Grid, scale: float, *, flash: bool
 ) -> Tensor:
-    """:func:`rows` of regions, all or some of the queries': ``(N, M, R, T, D)`` to like shape."""
-    n, m, r, t, d = q.shape
-    length = index.shape[-1] * k_grid.region_tokens
-    index = index[:, None].expand(-1, m, -1, -1)
-    keys, values = (
-        take_regions(x.flatten(3), index).view(n * m * r, length, x.shape[-1]) for x in (k, v)
-    )
+    """:func:`rows` of regions, all or some of the queries': ``(N, R, T, M, D)`` to like shape."""
+    keys, values = gather(k, index), gather(v, index)
     bias = None
     if not k_grid.uniform:
-        real = real_tokens(k_grid, q.device)[index].reshape(n * m * r, 1, length)
+        real = key_mask(index, k_grid).flatten(0, 1)[:, None, None, :]
         bias = torch.zeros_like(real, dtype=q.dtype).masked_fill(~real, -torch.inf)
     # Of fewer scores than a vector holds the kernel overlooks NaN.
-    attended = flash_attention if flash and length >= 16 else matmul_attention
-    out = attended(q.reshape(n * m * r, t, d), keys, values, bias, scale)
-    return out.view(n, m, r, t, v.shape[-1])
+    attended = F.scaled_dot_product_attention if flash and keys.shape[2] >= 16 else products
+    queries, keys, values = (x.flatten(0, 1).transpose(1, 2) for x in (q, keys, values))
+    out = attended(queries, keys, values, attn_mask=bias, scale=scale)
+    return out.transpose(1, 2).reshape(*q.shape[:-1], v.shape[-1])
 
 
-def flash_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """``(B, T, D)`` attend to ``(B, L, D)`` and ``(B, L, Dv)``, with ``bias`` ``(B, 1, L)``."""
-    bias = None if bias is None else bias[:, None]
-    return F.scaled_dot_product_attention(
-        q[:, None], k[:, None], v[:, None], attn_mask=bias, scale=scale
-    )[:, 0]
+def products(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, scale: float) -> Tensor:
+    """What torch's scaled_dot_product_attention is, by batched matrix products."""
+    heads = q.shape[1]
+    beta, bias = 0, q.new_zeros(1)
+    if attn_mask is not None:
+        beta, bias = 1, attn_mask.expand(-1, heads, -1, -1).flatten(0, 1)
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+    weights = torch.baddbmm(bias, q, k.transpose(1, 2), beta=beta, alpha=scale).softmax(-1)
+    return (weights @ v).view(-1, heads, *q.shape[1:-1], v.shape[-1])
 
 
-def matmul_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """``(B, T, D)`` attend to ``(B, L, D)`` and ``(B, L, Dv)``, with ``bias`` ``(B, 1, L)``."""
-    beta = 0 if bias is None else 1
-    bias = q.new_zeros(1) if bias is None else bias
-    return torch.baddbmm(bias, q, k.transpose(1, 2), beta=beta, alpha=scale).softmax(-1) @ v
+def heads_apart(x: Tensor, groups: int) -> Tensor:
+    """``(N, *spatial, M, D)`` to ``(N * groups, *spatial, M / groups, D)``: groups of heads as
+    images of their own."""
+    x = x.reshape(*x.shape[:-2], groups, x.shape[-2] // groups, x.shape[-1])
+    return x.movedim(-3, 1).flatten(0, 1)
+
+
+def heads_together(x: Tensor, groups: int) -> Tensor:
+    """The inverse of :func:`heads_apart`."""
+    x = x.reshape(x.shape[0] // groups, groups, *x.shape[1:])
+    return x.movedim(1, -3).flatten(-3, -2)
 
 
 def dense(
@@ -92,20 +103,20 @@ def dense(
     """Attend to every token, with a bias of minus infinity where a region is not routed to."""
     dtype = q.dtype
     q, k, v = (x.to(accumulator(x)) for x in (q, k, v))
+    # Copies, as below: products of memory at another place may differ in the last bit.
+    k, v = (x.clone(memory_format=torch.contiguous_format) for x in (k, v))
     if known_finite(k, v):
-        # Copies, as below: products of memory at another place may differ in the last bit.
-        k, v = (x.clone(memory_format=torch.contiguous_format) for x in (k, v))
         return biased(q, k, v, index, q_grid, k_grid, scale).to(dtype)
     # A weight of zero times NaN is NaN: what is not finite must reach the outputs routed to alone.
-    # There it makes NaN of the whole head.
+    # There it makes NaN of all channels of all heads.
     finite_k, finite_v = torch.isfinite(k), torch.isfinite(v)
     clean_k, clean_v = torch.where(finite_k, k, 0), torch.where(finite_v, v, 0)
     out = biased(q, clean_k, clean_v, index, q_grid, k_grid, scale)
-    finite = (finite_k.all(-1) & finite_v.all(-1)).unsqueeze(-1)
-    of_region = summarize(torch.where(finite, 0.0, torch.nan).to(q.dtype), k_grid)
-    reached = take_regions(of_region, index).view(*index.shape, of_region.shape[-1]).sum(2)
+    finite = finite_k.flatten(-2).all(-1) & finite_v.flatten(-2).all(-1)
+    of_region = summarize(torch.where(finite, 0.0, torch.nan).to(q.dtype)[..., None, None], k_grid)
+    reached = take_regions(of_region, index).view(index.shape).sum(-1)
     of_token = reached.index_select(1, token_regions(q_grid, q.device))
-    return (out + of_token.view(*out.shape[:-1], 1)).to(dtype)
+    return (out + of_token.view(*out.shape[:-2], 1, 1)).to(dtype)
 
 
 def biased(
@@ -115,8 +126,9 @@ def biased(
     n, m = q.shape[0], q.shape[-2]
     routed = q.new_full((n, q_grid.num_regions, k_grid.num_regions), -torch.inf)
     routed = routed.scatter(-1, index.long(), 0.0)
-    bias = routed.index_select(1, token_regions(q_grid, q.device))
-    bias = bias.index_select(2, token_regions(k_grid, q.device))
+    # Keys first, while there are few rows: torch copies whole rows far faster.
+    bias = routed.index_select(2, token_regions(k_grid, q.device))
+    bias = bias.index_select(1, token_regions(q_grid, q.device))
     queries, keys, values = (
         x.reshape(n, prod(x.shape[1:-2]), m, x.shape[-1]).transpose(1, 2) for x in (q, k, v)
     )
@@ -134,26 +146,12 @@ def known_finite(*tensors: Tensor) -> bool:
         return bool(torch.isfinite(torch.stack([x.sum() for x in tensors]).sum()))
 
 
-def heads_first(x: Tensor, grid: Grid) -> Tensor:
-    """``(N, *spatial, M, D)`` to ``(N, M, R, T, D)``, in float32 or float64; zeros where a region
-    has no token."""
-    n, m, d = x.shape[0], *x.shape[-2:]
-    x = x.to(accumulator(x))
-    x = split_regions(x, grid).movedim(-2, 1)
-    x = x.reshape(n, m, grid.num_regions, grid.region_tokens, d)
-    if not grid.uniform:
-        x = x.masked_fill(~real_tokens(grid, x.device)[:, :, None], 0)
-    return x
-
-
-def merge_heads_first(x: Tensor, grid: Grid) -> Tensor:
-    """The inverse of :func:`heads_first`."""
-    return merge(x.permute(0, 2, 3, 1, 4), grid)
-
-
 def token_regions(grid: Grid, device: torch.device) -> Tensor:
     """The region of each token, both counted in row-major order."""
-    region = torch.zeros(1, dtype=torch.int64, device=device)
-    for axis in grid.axes:
-        region = (region[:, None] * axis.regions + axis_regions(axis, device)).flatten()
-    return region
+    region = torch.arange(grid.num_regions, device=device).view(grid.regions)
+    for i, axis in enumerate(grid.axes):
+        if axis.tokens % axis.regions:
+            region = region.index_select(i, axis_regions(axis, device))
+        else:
+            region = region.repeat_interleave(axis.size, i)
+    return region.flatten()
