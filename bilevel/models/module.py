@@ -120,15 +120,33 @@ def _routed_attention(
     )
 
 
+PART = 4 * 2**20
+"""Bytes of a stage's input that are computed at a time, on a CPU without gradients, about. What
+blocks make of more, many times as much, would go back to the system after each layer, and return
+page by page."""
+
+
 class Stage(nn.Sequential):
-    """Blocks, one after the other; with ``checkpointing``, training keeps only their inputs."""
+    """Blocks, one after the other, on all images or some at a time; with ``checkpointing``,
+    training keeps only their inputs."""
 
     checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.checkpointing and self.training and torch.is_grad_enabled()):
+        if torch.is_grad_enabled():
+            recompute = self.checkpointing and self.training
+            return biformer.stage(map(_checkpointed, self) if recompute else self, x)
+        parts = _parts(x)
+        if parts < 2:
             return biformer.stage(self, x)
-        return biformer.stage((_checkpointed(block) for block in self), x)
+        return torch.cat([biformer.stage(self, part) for part in x.chunk(parts)])
+
+
+def _parts(x: Tensor) -> int:
+    """Into how many to split the images of a stage without gradients."""
+    if torch.compiler.is_compiling() or x.device.type != "cpu":
+        return 1
+    return round(x.nbytes / PART)
 
 
 def _checkpointed(block: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from torch.testing import assert_close
 
 from bilevel import ShapeError, WeightsError, models
-from bilevel.models import BiFormer, BiFormerConfig
+from bilevel.models import BiFormer, BiFormerConfig, module
 from bilevel.models.module import DropPath, NchwPaddedAttention
 from bilevel.registry import _LOADED, load
 
@@ -122,6 +123,23 @@ def test_activation_checkpointing_changes_memory_not_numbers():
         saved.append(sum(kept))
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
     assert saved[1] < saved[0] / 2
+
+
+def test_stages_in_parts_have_the_same_numbers(monkeypatch):
+    """Without gradients on a CPU a stage takes some images at a time."""
+    model, x = build(MICRO), images(5, 3, 64, 64)
+    seen = []
+    model.stages[0][0].norm1.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
+    with torch.no_grad():
+        whole = model(x)
+        for size in (2, 1):
+            first = 8 * MICRO.embed_dims[0] * (64 // 4) ** 2  # bytes of an image in the first stage
+            monkeypatch.setattr(module, "PART", size * first)
+            assert_close(model(x), whole)
+    assert seen == [5, 3, 2, 1, 1, 1, 1, 1]
+    seen.clear()
+    model(x)  # with gradients, whose graph keeps the memory anyway
+    assert seen == [5]
 
 
 def test_drop_path_drops_whole_images_and_keeps_the_expectation():
