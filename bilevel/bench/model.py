@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bilevel.bench.contest import Step, contest
 from bilevel.bench.gather import gather_formulation
+from bilevel.bench.kernels import milliseconds_by_kind
 from bilevel.models import BiFormer
 
 SWIN = "swin_tiny_patch4_window7_224"
@@ -113,5 +114,14 @@ def _results(
             for name, ours, other in RATIOS
             if {ours, other} <= times.keys()
         },
+        **(_by_kernel(steps, left_out) if device == "cpu" else {}),
         "left_out": left_out,
     }
+
+
+def _by_kernel(
+    steps: Mapping[str, Step], left_out: Mapping[str, str]
+) -> dict[str, dict[str, float]]:
+    """Where the time goes, of our model and of Swin."""
+    shown = (name for name in ("bilevel", "swin") if name not in left_out)
+    return {f"{name}_kernels_ms": milliseconds_by_kind(steps[name]) for name in shown}

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import bilevel
-from bilevel.bench import op, report, timing
+from bilevel.bench import kernels, op, report, timing
 from bilevel.bench.contest import Step, contest
 from bilevel.bench.gather import GatherAttention, gather_bra, gather_formulation
 from bilevel.cli import main
@@ -108,6 +108,25 @@ def test_bench_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert training["ratios"].keys() == {"eager to gather", "eager to swin"}
     assert not inference["left_out"]
     assert not training["left_out"]
+    for row in (inference, training):
+        ours, theirs = row["bilevel_kernels_ms"], row["swin_kernels_ms"]
+        assert ours.keys() == theirs.keys() == {*kernels.KINDS, kernels.REST}
+        assert min(ours.values()) > 0
+        assert theirs["linear layers"] > 0
+        assert theirs["attention"] == 0  # of the stand-in above
+
+
+def test_time_of_kernels_by_kind() -> None:
+    x = torch.rand(64, 64, requires_grad=True)
+
+    def step() -> tuple[torch.Tensor, ...]:
+        (x @ x).sum().backward()
+        return (x,)
+
+    found = kernels.milliseconds_by_kind(step)
+    assert found["linear layers"] > 0
+    assert found[kernels.REST] > 0
+    assert found["attention"] == found["convolutions"] == found["GELU and norms"] == 0
 
 
 def test_bench_of_something_else(capsys: pytest.CaptureFixture[str]) -> None:
