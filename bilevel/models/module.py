@@ -128,7 +128,7 @@ page by page."""
 
 class Stage(nn.Sequential):
     """Blocks, one after the other, on all images or some at a time; with ``checkpointing``,
-    training keeps only their inputs."""
+    training keeps only their inputs. Hooks inside see all images at once."""
 
     checkpointing = False
 
@@ -136,17 +136,18 @@ class Stage(nn.Sequential):
         if torch.is_grad_enabled():
             recompute = self.checkpointing and self.training
             return biformer.stage(map(_checkpointed, self) if recompute else self, x)
-        parts = _parts(x)
+        parts = self._parts(x)
         if parts < 2:
             return biformer.stage(self, x)
         return torch.cat([biformer.stage(self, part) for part in x.chunk(parts)])
 
-
-def _parts(x: Tensor) -> int:
-    """Into how many to split the images of a stage without gradients."""
-    if torch.compiler.is_compiling() or x.device.type != "cpu":
-        return 1
-    return round(x.nbytes / PART)
+    def _parts(self, x: Tensor) -> int:
+        """Into how many to split the images where there are no gradients."""
+        if torch.compiler.is_compiling() or x.device.type != "cpu":
+            return 1
+        if any(inner._forward_hooks or inner._forward_pre_hooks for inner in self.modules()):
+            return 1
+        return round(x.nbytes / PART)
 
 
 def _checkpointed(block: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch.testing import assert_close
 
 from bilevel import ShapeError, WeightsError, models
-from bilevel.models import BiFormer, BiFormerConfig, module
+from bilevel.models import BiFormer, BiFormerConfig, biformer, module
 from bilevel.models.module import DropPath, NchwPaddedAttention
 from bilevel.registry import _LOADED, load
 
@@ -126,20 +126,31 @@ def test_activation_checkpointing_changes_memory_not_numbers():
 
 
 def test_stages_in_parts_have_the_same_numbers(monkeypatch):
-    """Without gradients on a CPU a stage takes some images at a time."""
-    model, x = build(MICRO), images(5, 3, 64, 64)
-    seen = []
-    model.stages[0][0].norm1.register_forward_hook(lambda _, args, __: seen.append(len(args[0])))
+    """Without gradients on a CPU a stage takes some images at a time, unless a hook looks on."""
+    model, x, seen = build(MICRO), images(5, 3, 64, 64), []
+    whole_stage = biformer.stage
+    monkeypatch.setattr(
+        biformer, "stage", lambda blocks, x: seen.append(len(x)) or whole_stage(blocks, x)
+    )
+    want = model(x)  # with gradients, whose graph keeps the memory anyway
+    assert seen == [5] * 4
+    image = 8 * MICRO.embed_dims[0] * (64 // 4) ** 2  # bytes in the first stage; half in the next
+    monkeypatch.setattr(module, "PART", 2.5 * image)
     with torch.no_grad():
-        whole = model(x)
-        for size in (2, 1):
-            first = 8 * MICRO.embed_dims[0] * (64 // 4) ** 2  # bytes of an image in the first stage
-            monkeypatch.setattr(module, "PART", size * first)
-            assert_close(model(x), whole)
-    assert seen == [5, 3, 2, 1, 1, 1, 1, 1]
-    seen.clear()
-    model(x)  # with gradients, whose graph keeps the memory anyway
-    assert seen == [5]
+        seen.clear()
+        assert_close(model(x), want)
+        assert seen == [3, 2, 5, 5, 5]
+        hook = model.stages[0][0].norm1.register_forward_hook(
+            lambda _, args, __: seen.append(len(args[0]))
+        )
+        seen.clear()
+        assert_close(model(x), want)
+        assert seen == [5] * 5
+        hook.remove()
+        monkeypatch.setattr(module, "PART", 1)
+        seen.clear()
+        assert_close(model(x), want)
+        assert seen == [1] * 20
 
 
 def test_drop_path_drops_whole_images_and_keeps_the_expectation():
