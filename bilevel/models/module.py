@@ -128,7 +128,7 @@ page by page."""
 
 class Stage(nn.Sequential):
     """Blocks, one after the other, on all images or some at a time; with ``checkpointing``,
-    training keeps only their inputs. Hooks inside see all images at once."""
+    training keeps only their inputs. Hooks on modules inside see all images at once."""
 
     checkpointing = False
 
@@ -143,7 +143,8 @@ class Stage(nn.Sequential):
 
     def _parts(self, x: Tensor) -> int:
         """Into how many to split the images where there are no gradients."""
-        if torch.compiler.is_compiling() or x.device.type != "cpu":
+        tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if x.device.type != "cpu" or tracing or torch.compiler.is_compiling():
             return 1
         if any(inner._forward_hooks or inner._forward_pre_hooks for inner in self.modules()):
             return 1

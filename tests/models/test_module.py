@@ -153,6 +153,17 @@ def test_stages_in_parts_have_the_same_numbers(monkeypatch):
         assert seen == [1] * 20
 
 
+@pytest.mark.filterwarnings("ignore")  # that traces are deprecated, and that they keep numbers
+def test_a_trace_without_gradients_takes_other_batches(monkeypatch):
+    """It would keep the number of parts that its example came in."""
+    model, x = build(MICRO), images(3, 3, 64, 64)
+    monkeypatch.setattr(module, "PART", 1)
+    with torch.no_grad():
+        traced = torch.jit.trace(model, x, check_trace=False)
+        for batch in (1, 3):
+            assert_close(traced(x[:batch]), model(x[:batch]))
+
+
 def test_drop_path_drops_whole_images_and_keeps_the_expectation():
     torch.manual_seed(0)
     drop, x = DropPath(0.25), torch.ones(4000, 2, 2, 1)
