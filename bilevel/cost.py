@@ -5,7 +5,8 @@ The ways to compute it under given routes, or formulations:
 ``flash``
     Copy the routed regions of each query region; then one kernel attends, which keeps no scores.
 ``matmul``
-    The same copies; then two batched matrix products, with the scores between them in memory.
+    The same copies, of each head apart; then two batched matrix products, with the scores between
+    them in memory.
 ``dense``
     One kernel over all tokens, with minus infinity for scores of regions that are not routed to.
 """
@@ -95,6 +96,9 @@ def formulations(size: Sizes, dtype: str = "float32") -> dict[str, Cost]:
     copies = maps + routed + out
     held = maps + routed + padding_mask
     moved = 2 * copies + routed + size.queries * channels
+    apart = 0  # a single head is apart as it is
+    if size.heads > 1:
+        apart = size.heads * (size.q_tokens * size.head_dim + size.k_tokens * channels)
     mask = size.q_tokens * size.k_tokens
     all_scores = mask * size.heads
     all_maps = size.heads * (size.q_tokens + size.k_tokens) * channels
@@ -110,7 +114,7 @@ def formulations(size: Sizes, dtype: str = "float32") -> dict[str, Cost]:
         "matmul": Cost(
             flops=2 * scores * channels,
             exps=scores,
-            bytes_moved=item * (moved + 4 * scores),
+            bytes_moved=item * (moved + 2 * apart + 4 * scores),
             peak_bytes=item * (held + scores + max(scores, out)),
             nanoseconds=1.2 * copies + 3.0 * scores + 130 * size.queries,
         ),

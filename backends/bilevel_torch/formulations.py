@@ -86,7 +86,7 @@ def products(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, scale: f
 
 def heads_apart(x: Tensor, groups: int) -> Tensor:
     """``(N, *spatial, M, D)`` to ``(N * groups, *spatial, M / groups, D)``: groups of heads as
-    images of their own."""
+    images of their own, for batched products copy what is not one after the other."""
     x = x.reshape(*x.shape[:-2], groups, x.shape[-2] // groups, x.shape[-1])
     return x.movedim(-3, 1).flatten(0, 1)
 
