@@ -14,6 +14,7 @@ nox.options.sessions = ["tests"]
 EXAMPLE = Path(__file__).parent / "docs" / "examples" / "bilevel_jax"
 OLDEST_TRITON = "triton==3.6.0"
 PACKAGING = Path(__file__).parent / "tests" / "packaging"
+CUDA_KERNELS, TRITON_KERNELS = "tests/backend_cupy/kernels", "tests/backend_triton/kernels"
 
 
 @nox.session
@@ -27,9 +28,8 @@ def tests(session: nox.Session) -> None:
     }
     session.run("pytest", "-n", "2", *session.posargs, env=env)
     if not session.posargs:
-        session.run(
-            "pytest", "-n", "2", "tests/triton_kernels", env={**env, "TRITON_INTERPRET": "1"}
-        )
+        interpreted = {**env, "TRITON_INTERPRET": "1"}
+        session.run("pytest", "-n", "2", TRITON_KERNELS, env=interpreted)
 
 
 @nox.session
@@ -45,17 +45,17 @@ def kernels(session: nox.Session) -> None:
         "OMP_NUM_THREADS": "1",
     }
     run = ("pytest", "-n", "2", *session.posargs)
-    session.run(*run, "tests/cuda_kernels/test_compiled.py", env=env)
+    session.run(*run, f"{CUDA_KERNELS}/test_compiled.py", env=env)
     for path in ("", str(older)):
-        session.run(*run, "tests/triton_kernels", env={**env, "PYTHONPATH": path})
+        session.run(*run, TRITON_KERNELS, env={**env, "PYTHONPATH": path})
 
 
 @nox.session
 def sanitized(session: nox.Session) -> None:
     """Run the CUDA kernels on the CPU under sanitizers of addresses and undefined behaviour."""
     session.install("-e", ".[dev]")
-    files = (f"tests/cuda_kernels/test_{name}.py" for name in ("conformance", "memory", "models"))
-    run = ("python", "tests/cuda_kernels/sanitized.py", "-m", "pytest", "-n", "2", *files)
+    files = (f"{CUDA_KERNELS}/test_{name}.py" for name in ("conformance", "memory", "models"))
+    run = ("python", f"{CUDA_KERNELS}/sanitized.py", "-m", "pytest", "-n", "2", *files)
     session.run(*run, *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -44,7 +45,6 @@ def torch() -> ModuleType:
 def strict(monkeypatch: pytest.MonkeyPatch) -> bilevel.Backend:
     """The CuPy backend bound to array_api_strict, whose arrays bilevel knows for one test."""
     import array_api_strict
-
     from portable import SPEC, STRICT
 
     known = {**registry.specs(), SPEC.name: SPEC}
@@ -52,3 +52,22 @@ def strict(monkeypatch: pytest.MonkeyPatch) -> bilevel.Backend:
     # It calls its device by a name that no other library has, lest anyone expects one.
     monkeypatch.setattr(array_api_strict.Device, "__str__", lambda device: "cpu", raising=False)
     return STRICT
+
+
+@pytest.fixture(scope="session")
+def stripes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small images that a model can learn: 10 of stripes in each of the class folders
+    `across` and `down`."""
+    import numpy as np
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("stripes")
+    rng = np.random.default_rng(0)
+    for name in ("across", "down"):
+        (root / name).mkdir()
+        for i in range(10):
+            wave = 127 + 100 * np.sin(np.arange(40) * 0.8 + rng.random() * 6)
+            image = np.broadcast_to(wave, (40, 40)) + rng.normal(0, 10, (40, 40))
+            image = image.T if name == "across" else image
+            Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(root / name / f"{i}.png")
+    return root

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from bilevel.protocol import Backend, Exchange, Problem
-from bilevel_cupy import operator, primitives, pullbacks
+from bilevel_cupy import fused, primitives, pullbacks
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -42,6 +42,6 @@ def bind(xp: Any, exchange: Exchange | None = None) -> Backend:
         return primitives_alone
     return replace(
         primitives_alone,
-        bra=partial(operator.bra, xp, primitives_alone),
-        bra_vjp=partial(operator.bra_vjp, xp, primitives_alone),
+        bra=partial(fused.bra, xp, primitives_alone),
+        bra_vjp=partial(fused.bra_vjp, xp, primitives_alone),
     )

@@ -8,7 +8,7 @@ from torch.utils.dlpack import from_dlpack
 from bilevel.protocol import Backend, Exchange, Problem
 from bilevel_torch import primitives
 from bilevel_torch.autograd import custom_vjp, traced, vjp
-from bilevel_torch.operator import FORMULATIONS, bra, bra_routes
+from bilevel_torch.bra import FORMULATIONS, bra, bra_routes
 from bilevel_torch.streams import on, stream
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")

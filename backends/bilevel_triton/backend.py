@@ -8,7 +8,7 @@ import torch
 
 from bilevel.protocol import Problem
 from bilevel_torch.backend import BACKEND as TORCH
-from bilevel_triton.operator import bra, bra_routes, bra_vjp
+from bilevel_triton.custom_ops import bra, bra_routes, bra_vjp
 
 DTYPES = ("float16", "bfloat16", "float32")
 

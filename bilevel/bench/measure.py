@@ -17,7 +17,7 @@ import torch
 
 import bilevel
 from bilevel.bench import floors
-from bilevel.train.files import replacing
+from bilevel.files import replacing
 
 LIBRARIES = ("torch", "triton", "cupy", "timm", "numpy")
 

@@ -12,7 +12,7 @@ from bilevel.testing import reference
 from bilevel.testing.arrays import NumpyArray, from_numpy, home_of, to_numpy
 from bilevel.testing.asserts import assert_close, assert_same, expect
 from bilevel.testing.bounds import attention_bound, rounding_bound
-from bilevel.testing.operator import call, call_with_routes
+from bilevel.testing.bra import call, call_with_routes
 from bilevel.testing.regions import any_index, any_routes
 from bilevel.testing.routing import exact_scores
 from bilevel.testing.strategies import Case, Inputs, inputs

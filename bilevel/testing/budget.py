@@ -10,7 +10,7 @@ from bilevel.testing.arrays import NumpyArray, to_numpy
 from bilevel.testing.asserts import expect
 from bilevel.testing.attention import Regions, any_regions, attend
 from bilevel.testing.bounds import ROUNDOFF, attention_bound, largest, rounding_bound
-from bilevel.testing.operator import call
+from bilevel.testing.bra import call
 from bilevel.testing.regions import any_routes
 from bilevel.testing.strategies import Case, Inputs, inputs
 

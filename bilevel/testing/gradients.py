@@ -10,7 +10,7 @@ from bilevel.protocol import Array, Backend
 from bilevel.testing import reference
 from bilevel.testing.arrays import contiguous_copy, from_numpy, home_of, to_numpy
 from bilevel.testing.asserts import assert_same, expect
-from bilevel.testing.operator import call, call_with_routes
+from bilevel.testing.bra import call, call_with_routes
 from bilevel.testing.regions import any_routes, routes_past_one_region
 from bilevel.testing.strategies import Case, Inputs, inputs
 

@@ -12,7 +12,7 @@ from bilevel.testing import reference
 from bilevel.testing.arrays import NumpyArray, contiguous_copy, from_numpy, home_of, to_numpy
 from bilevel.testing.asserts import assert_close, assert_same, expect
 from bilevel.testing.bounds import gradient_bounds, rounding_bound
-from bilevel.testing.operator import call
+from bilevel.testing.bra import call
 from bilevel.testing.regions import any_routes, routes_past_one_region
 from bilevel.testing.strategies import Case, Inputs, inputs
 

@@ -9,7 +9,7 @@ from bilevel.testing.arrays import contiguous_copy, from_numpy, home_of, to_nump
 from bilevel.testing.asserts import assert_close, assert_same, assert_shape, expect
 from bilevel.testing.attention import any_regions
 from bilevel.testing.bounds import accumulator, attention_bound, rounding_bound
-from bilevel.testing.operator import call, call_with_routes
+from bilevel.testing.bra import call, call_with_routes
 from bilevel.testing.regions import any_routes
 from bilevel.testing.strategies import Case, Inputs, inputs
 

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bilevel.errors import InputError
+from bilevel.files import replacing
 from bilevel.models import BiFormer
 from bilevel.models.parameters import check_parameters, parameter_shapes
-from bilevel.train.files import replacing
 from bilevel.train.step import State
 
 MODEL, OPTIMIZER = "model.", "optimizer."

@@ -13,9 +13,10 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from bilevel import files
 from bilevel.errors import InputError
 from bilevel.models import BiFormer
-from bilevel.train import checkpoint, data, files, pictures
+from bilevel.train import checkpoint, data, pictures
 from bilevel.train import config as configs
 from bilevel.train.config import MODELS, TrainConfig
 from bilevel.train.step import Metrics, State, evaluate, initial_state, step

@@ -10,8 +10,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from bilevel.files import replacing
 from bilevel.train.data import Batch
-from bilevel.train.files import replacing
 
 SHEET = (6, 8)
 """Rows and columns of the sheet of predictions."""

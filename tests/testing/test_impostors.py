@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from impostors import IMPOSTORS, dense_in_the_fused, fused
+from mutations import Mutation
 
 from bilevel import Backend
 from bilevel.testing import PROPERTIES, check_backend, check_property
-from impostors import IMPOSTORS, dense_in_the_fused, fused
-from mutations import Mutation
 
 BACKENDS = pytest.mark.parametrize("backend", ["numpy", "torch"], indirect=True)
 BY_NAME = {check.__name__: check for check in PROPERTIES}

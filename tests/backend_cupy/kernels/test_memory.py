@@ -13,7 +13,7 @@ from emulator import Emulator
 
 from bilevel import compose
 from bilevel.grid import Grid
-from bilevel_cupy import operator
+from bilevel_cupy import fused
 from bilevel_cupy.backend import bind
 from bilevel_numpy.pullbacks import bra_vjp
 
@@ -86,7 +86,7 @@ def run(xp: Emulator, shape: Shape, *inputs: Array) -> tuple[Array, ...]:
     """The output and the gradients, by the kernels."""
     q, k, v, d_out, index = inputs
     scale = shape.head_dim**-0.5
-    out, pullback = operator.bra_vjp(xp, bind(xp), q, k, v, index, *shape.grids, scale)
+    out, pullback = fused.bra_vjp(xp, bind(xp), q, k, v, index, *shape.grids, scale)
     return (out, *pullback(d_out))
 
 
@@ -215,4 +215,4 @@ def test_what_32_bits_do_not_count_is_composed(
     index = np.broadcast_to(np.int32(0), (1, grid.num_regions, topk))
     monkeypatch.setattr(compose, "bra", lambda *_: "composed")
     xp = Emulator()
-    assert operator.bra(xp, bind(xp), x, x, x, index, grid, grid, 1.0) == "composed"
+    assert fused.bra(xp, bind(xp), x, x, x, index, grid, grid, 1.0) == "composed"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import bilevel
 from bilevel import registry
 from bilevel.testing import cases, inputs
-from bilevel.testing.operator import call_with_routes
+from bilevel.testing.bra import call_with_routes
 
 MOST = 400
 """Numbers in q, k and v, each of which costs two calls."""

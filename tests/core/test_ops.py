@@ -10,7 +10,7 @@ import pytest
 import bilevel
 from bilevel import Backend, Grid
 from bilevel.testing.arrays import from_numpy, home_of, to_numpy
-from bilevel.testing.operator import spread_over_tokens
+from bilevel.testing.bra import spread_over_tokens
 from bilevel_numpy.pullbacks import summarize_pullback
 
 

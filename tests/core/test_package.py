@@ -25,7 +25,7 @@ def imported_by(code: str) -> set[str]:
         "import bilevel",
         "import bilevel; bilevel.backends()",
         "import bilevel; bilevel.Grid((56, 56))",
-        "import bilevel.ops, bilevel.registry, bilevel.checks",
+        "import bilevel.ops, bilevel.registry, bilevel.arguments",
         "import bilevel_cupy, bilevel_numpy, bilevel_torch, bilevel_triton",
     ],
 )

@@ -20,8 +20,8 @@ from bilevel import Grid
 from bilevel.protocol import Routes
 from bilevel_torch.backend import BACKEND as TORCH
 from bilevel_triton import routes
+from bilevel_triton.custom_ops import route_regions
 from bilevel_triton.kernels.routes import ranks_of, region_of, score_of
-from bilevel_triton.operator import route_regions
 from bilevel_triton.tiles import MOST_REGIONS, MOST_ROUTES, score_tile
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")

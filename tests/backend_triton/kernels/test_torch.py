@@ -14,7 +14,7 @@ from interpreter import INTERPRETED
 from torch import Tensor
 
 import bilevel
-from bilevel_triton.operator import attend_routed, attend_routed_backward, route_regions
+from bilevel_triton.custom_ops import attend_routed, attend_routed_backward, route_regions
 from bilevel_triton.tiles import MOST_ROUTES
 
 

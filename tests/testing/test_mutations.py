@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from mutations import MUTATIONS, Mutation
 
 from bilevel import Backend
 from bilevel.testing import (
@@ -16,7 +17,6 @@ from bilevel.testing import (
     PULLBACK_PROPERTIES,
     cases,
 )
-from mutations import MUTATIONS, Mutation
 
 ALL = (*PROPERTIES, *PULLBACK_PROPERTIES, *GRADIENT_PROPERTIES, *EXCHANGE_PROPERTIES)
 BY_NAME = {check.__name__: check for check in ALL}

@@ -12,11 +12,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-
-from bilevel import Backend, Grid, compose
 from mutations.common import Array, Mutation, converted
 from mutations.gathering import attends_to_all_regions
 from mutations.routing import other_routes
+
+from bilevel import Backend, Grid, compose
 
 
 def every_region(b: Backend, index: Array, regions: int) -> Array:

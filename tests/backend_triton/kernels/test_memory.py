@@ -22,8 +22,8 @@ from torch import Tensor
 from bilevel import bra_vjp
 from bilevel_triton import launch, memory
 from bilevel_triton.call import Call
+from bilevel_triton.custom_ops import attend_routed, attend_routed_backward
 from bilevel_triton.kernels.tokens import first_token
-from bilevel_triton.operator import attend_routed, attend_routed_backward
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
 

@@ -18,7 +18,7 @@ from frameworks import load_or_skip
 
 TORCH = load_or_skip("torch")
 
-THROUGH_BRA = ("agreement", "budget", "gradients", "operator", "pullbacks", "purity")
+THROUGH_BRA = ("agreement", "bra", "budget", "gradients", "pullbacks", "purity")
 """The modules of properties that go through the operator as a whole."""
 
 CHECKS = [
@@ -28,10 +28,10 @@ CHECKS = [
 
 def in_parts(name: str, part: int, q: Any, k: Any, v: Any, index: Any, *grids: Grid) -> Any:
     """The formulation ``name``, as though a part had room for ``part`` query regions."""
-    from bilevel_torch import operator
+    from bilevel_torch.bra import in_parts as computed_in_parts
 
     parts_per_image = index.shape[1] / part
-    return operator.in_parts(name, parts_per_image, q, k, v, index, *grids)
+    return computed_in_parts(name, parts_per_image, q, k, v, index, *grids)
 
 
 def formulations() -> dict[str, Callable[..., Any]]:
