@@ -10,6 +10,7 @@ from types import ModuleType
 
 from bilevel.cost import Cost, Plan, cost, plan
 from bilevel.errors import (
+    ArgumentError,
     ArrayError,
     BackendRefused,
     BackendUnavailable,
@@ -20,12 +21,13 @@ from bilevel.errors import (
 )
 from bilevel.grid import Grid
 from bilevel.ops import attend, bra, bra_vjp, gather, key_mask, merge, partition, route, summarize
-from bilevel.protocol import Attended, Backend, BackendSpec, Problem, Routes
+from bilevel.protocol import Attended, Backend, BackendSpec, Problem, Routed, Routes
 from bilevel.registry import BackendStatus, backends
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ArgumentError",
     "ArrayError",
     "Attended",
     "Backend",
@@ -39,6 +41,7 @@ __all__ = [
     "InputError",
     "Plan",
     "Problem",
+    "Routed",
     "Routes",
     "ShapeError",
     "WeightsError",
@@ -56,6 +59,11 @@ __all__ = [
     "route",
     "summarize",
 ]
+
+
+def __dir__() -> list[str]:
+    """With ``nn``, which ``from bilevel import *`` leaves out: it needs torch."""
+    return sorted({*globals(), *__all__, "nn"})
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bilevel.errors import BackendRefused
 from bilevel.grid import Grid
-from bilevel.protocol import Array, Backend, Pullback, Routes
+from bilevel.protocol import Array, Backend, Pullback, Routed, Routes
 
 
 def bra_routes(
@@ -16,19 +16,11 @@ def bra_routes(
     return backend.route(backend.summarize(q, q_grid), backend.summarize(k, k_grid), topk)
 
 
-def bra(
-    backend: Backend,
-    q: Array,
-    k: Array,
-    v: Array,
-    index: Array,
-    q_grid: Grid,
-    k_grid: Grid,
-    scale: float,
-) -> Array:
+def bra(backend: Backend, q: Array, k: Array, v: Array, routed: Routed) -> Array:
     """BRA under given routes (equations 6 and 7)."""
     if backend.bra is not None:
-        return backend.bra(q, k, v, index, q_grid, k_grid, scale)
+        return backend.bra(q, k, v, routed)
+    index, q_grid, k_grid, scale = routed
     mask = None if k_grid.uniform else backend.key_mask(index, k_grid)
     attended = backend.attend(
         backend.partition(q, q_grid),
@@ -41,22 +33,14 @@ def bra(
 
 
 def bra_vjp(
-    backend: Backend,
-    q: Array,
-    k: Array,
-    v: Array,
-    index: Array,
-    q_grid: Grid,
-    k_grid: Grid,
-    scale: float,
+    backend: Backend, q: Array, k: Array, v: Array, routed: Routed
 ) -> tuple[Array, Pullback]:
     """BRA under given routes, and its pullback."""
-    how = (index, q_grid, k_grid, scale)
     if backend.bra_vjp is not None:
-        return backend.bra_vjp(q, k, v, *how)
+        return backend.bra_vjp(q, k, v, routed)
     if backend.vjp is None:
         raise BackendRefused(
             f"backend {backend.name!r} computes no gradients; use another, "
             "bilevel.backends() lists them"
         )
-    return backend.vjp(lambda q, k, v: bra(backend, q, k, v, *how), q, k, v)
+    return backend.vjp(lambda q, k, v: bra(backend, q, k, v, routed), q, k, v)

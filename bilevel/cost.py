@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import NamedTuple
 
+from bilevel.arguments import choice, count
 from bilevel.errors import ShapeError
 from bilevel.grid import Grid
 
@@ -161,7 +162,9 @@ def cost(
     Raises
     ------
     ShapeError
-        If ``regions`` or ``topk`` do not fit the axes, or a number is not positive.
+        If ``regions`` or ``topk`` do not fit the axes.
+    ArgumentError
+        If a number is not positive, or the dtype is another.
 
     Examples
     --------
@@ -170,13 +173,9 @@ def cost(
     'flash'
     """
     grid = Grid(spatial, regions)
-    if dtype not in COMPUTE_BYTES:
-        raise ShapeError(f"expected dtype to be one of {', '.join(COMPUTE_BYTES)}, got {dtype!r}")
-    if not (1 <= topk <= grid.num_regions and heads >= 1 and head_dim >= 1):
-        raise ShapeError(
-            f"expected topk from 1 to {grid.num_regions}, the number of regions, and heads and "
-            f"head_dim from 1, got {topk}, {heads} and {head_dim}"
-        )
+    choice("dtype", dtype, tuple(COMPUTE_BYTES))
+    topk = count("topk", topk, 1, grid.num_regions, "the number of regions", ShapeError)
+    heads, head_dim = count("heads", heads), count("head_dim", head_dim)
     found = formulations(sizes(grid, grid, topk, heads, head_dim, head_dim), dtype)
     routing = 2 * grid.num_regions**2 * heads * head_dim
     return {name: each._replace(flops=each.flops + routing) for name, each in found.items()}

@@ -5,8 +5,12 @@ class BilevelError(Exception):
     """Base of every error that bilevel raises on purpose."""
 
 
-class ShapeError(BilevelError, ValueError):
-    """A shape, a count of regions or a ``topk`` that does not fit the others."""
+class ArgumentError(BilevelError, ValueError):
+    """An argument that has no meaning."""
+
+
+class ShapeError(ArgumentError):
+    """A shape, a number of regions or a ``topk`` that does not fit the others."""
 
 
 class ArrayError(BilevelError, TypeError):

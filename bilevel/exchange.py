@@ -4,124 +4,148 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, NoReturn
 
 from bilevel import compose, registry
 from bilevel.errors import BackendRefused
-from bilevel.protocol import Array, Backend, Exchange, Problem, Pullback
+from bilevel.protocol import Array, Backend, Exchange, Problem, Pullback, Routed
 
 
 def resolve(problem: Problem, backend: str | Backend | None = None) -> Backend:
-    """The backend for a problem, as :func:`bilevel.registry.resolve`; one of another library comes
-    as a backend for the library of the arrays."""
-    chosen = registry.resolve(problem, backend)
+    """The backend that computes a call: the one asked for, else the best of the arrays' library.
+
+    One of another library comes as a backend for the library of the arrays.
+
+    Raises
+    ------
+    BackendUnavailable
+        If the backend asked for does not exist or does not import.
+    BackendRefused
+        If the backend asked for, or every backend of the arrays' library, refuses the problem.
+    """
+    chosen = registry.choose(problem, backend)
     if chosen.library == problem.library:
         return chosen
-    home = registry.resolve(problem)
-    if chosen.exchange is None or home.exchange is None:
-        lacks = chosen if chosen.exchange is None else home
-        raise BackendRefused(
-            f"backend {lacks.name!r} exchanges no arrays with other libraries; convert "
-            f"the {problem.library} arrays to {chosen.library} first"
-        )
-    return adapted(chosen, home, chosen.exchange, home.exchange)
+    return adapted(chosen, registry.choose(problem))
 
 
-def adapted(foreign: Backend, home: Backend, theirs: Exchange, ours: Exchange) -> Backend:
+@lru_cache(maxsize=64)
+def adapted(foreign: Backend, home: Backend) -> Backend:
     """``foreign`` as a backend for arrays of ``home``'s library: every result comes back there.
 
     Gradients of our library flow through ``bra``, by the pullback of ``foreign``; the primitives
     refuse arrays that need them.
     """
-
-    inward, outward = _crossing(foreign, home, theirs, ours)
-
-    def constant(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
-            with _in_order(theirs, ours, *arguments):
-                return outward(function(*inward(*arguments)))
-
-        return call
-
-    def primitive(function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *arguments: _differentiable(ours, constant(function), _no_vjp, *arguments)
-
-    def _no_vjp(*_: Any) -> Any:
+    if foreign.exchange is None or home.exchange is None:
+        lacks = foreign if foreign.exchange is None else home
         raise BackendRefused(
-            f"backend {foreign.name!r} passes gradients on to another library through bra alone; "
-            "detach the arrays, or let a backend of their own library compute the primitives"
+            f"backend {lacks.name!r} exchanges no arrays with other libraries; convert "
+            f"the {home.library} arrays to {foreign.library} first"
         )
-
-    def vjp(*arguments: Any) -> tuple[Array, Pullback]:
-        with _in_order(theirs, ours, *arguments):
-            out, pullback = compose.bra_vjp(foreign, *inward(*arguments))
-            return outward(out), constant(lambda d_out: tuple(pullback(d_out)))
-
-    def bra(*arguments: Any) -> Array:
-        forward = constant(lambda *moved: compose.bra(foreign, *moved))
-        return _differentiable(ours, forward, vjp, *arguments)
-
+    crossing = Crossing(foreign, home, foreign.exchange, home.exchange)
     return Backend(
         name=foreign.name,
         library=foreign.library,
         refuses=foreign.refuses,
-        partition=primitive(foreign.partition),
-        merge=primitive(foreign.merge),
-        summarize=primitive(foreign.summarize),
-        route=constant(foreign.route),
-        gather=primitive(foreign.gather),
-        key_mask=constant(foreign.key_mask),
-        attend=primitive(foreign.attend),
-        bra_routes=constant(lambda *moved: compose.bra_routes(foreign, *moved)),
-        bra=bra,
-        bra_vjp=vjp,
+        partition=partial(crossing.primitive, foreign.partition),
+        merge=partial(crossing.primitive, foreign.merge),
+        summarize=partial(crossing.primitive, foreign.summarize),
+        route=partial(crossing.there_and_back, foreign.route),
+        gather=partial(crossing.primitive, foreign.gather),
+        key_mask=partial(crossing.there_and_back, foreign.key_mask),
+        attend=partial(crossing.primitive, foreign.attend),
+        bra_routes=partial(crossing.there_and_back, partial(compose.bra_routes, foreign)),
+        bra=crossing.bra,
+        bra_vjp=crossing.bra_vjp,
         extent=home.extent,
     )
 
 
-def _crossing(
-    foreign: Backend, home: Backend, theirs: Exchange, ours: Exchange
-) -> tuple[Callable[..., list[Any]], Callable[[Any], Any]]:
-    """The way of arguments to the foreign library, and that of results back; what is no array
-    goes as it is."""
+@dataclass(frozen=True)
+class Crossing:
+    """The way from our library to a foreign one, and back."""
 
-    def inward(*arguments: Any) -> list[Any]:
-        return [moved(x) if _is_array(x) else x for x in arguments]
+    foreign: Backend
+    home: Backend
+    theirs: Exchange
+    ours: Exchange
 
-    def moved(x: Array) -> Array:
+    def there_and_back(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """A function of the foreign library on ours: without gradients."""
+        with self.in_order(*arguments):
+            return self.outward(function(*map(self.inward, arguments)))
+
+    def primitive(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The same, for arrays that need no gradients; others are refused."""
+
+        def compute(*arrays: Array) -> Any:
+            rest = iter(arrays)
+            filled = (next(rest) if _is_array(x) else x for x in arguments)
+            return self.there_and_back(function, *filled)
+
+        return self.differentiable(compute, self.refuse, *filter(_is_array, arguments))
+
+    def bra(self, q: Array, k: Array, v: Array, routed: Routed) -> Array:
+        function = partial(compose.bra, self.foreign)
+        return self.differentiable(
+            lambda *arrays: self.there_and_back(function, *arrays, routed),
+            lambda *arrays: self.bra_vjp(*arrays, routed),
+            *(q, k, v),
+        )
+
+    def bra_vjp(self, *arguments: Any) -> tuple[Array, Pullback]:
+        with self.in_order(*arguments):
+            out, pullback = compose.bra_vjp(self.foreign, *map(self.inward, arguments))
+            return self.outward(out), partial(self.there_and_back, lambda d: tuple(pullback(d)))
+
+    def differentiable(
+        self, function: Callable[..., Any], vjp: Callable[..., Any], *arrays: Array
+    ) -> Any:
+        """``function``, with the derivatives that ``vjp`` gives, where our library has any."""
+        if self.ours.custom_vjp is None:
+            return function(*arrays)
+        return self.ours.custom_vjp(function, vjp, *arrays)
+
+    def refuse(self, *_: Any) -> NoReturn:
+        raise BackendRefused(
+            f"backend {self.foreign.name!r} passes gradients on to another library through bra "
+            "alone; detach the arrays, or let a backend of their own library compute the primitives"
+        )
+
+    def inward(self, x: Any) -> Any:
+        """An array to the foreign library, and those within a tuple; anything else as it is."""
+        if isinstance(x, tuple):
+            return _rebuilt(x, map(self.inward, x))
+        if not _is_array(x):
+            return x
         try:
-            return theirs.take(ours.give(x))
+            return self.theirs.take(self.ours.give(x))
         except Exception as error:
             raise BackendRefused(
-                f"backend {foreign.name!r} cannot read this {home.library} array ({error}); "
-                f"convert it to {foreign.library}, or use a backend for {home.library}"
+                f"backend {self.foreign.name!r} cannot read this {self.home.library} array "
+                f"({error}); convert it to {self.foreign.library}, or use a backend for "
+                f"{self.home.library}"
             ) from error
 
-    def outward(result: Any) -> Any:
-        if isinstance(result, tuple):
-            parts = [outward(x) for x in result]
-            return type(result)(*parts) if hasattr(result, "_fields") else tuple(parts)
-        return ours.take(theirs.give(result)) if _is_array(result) else result
+    def outward(self, x: Any) -> Any:
+        """The inverse of :meth:`inward`."""
+        if isinstance(x, tuple):
+            return _rebuilt(x, map(self.outward, x))
+        return self.ours.take(self.theirs.give(x)) if _is_array(x) else x
 
-    return inward, outward
-
-
-def _in_order(theirs: Exchange, ours: Exchange, *arguments: Any) -> AbstractContextManager[object]:
-    """Within it, work of the foreign library comes after what ours has queued up to now, and before
-    what it queues then: on one device both work on our stream."""
-    if theirs.on is None or ours.stream is None:
-        return nullcontext()
-    stream = next((ours.stream(x) for x in arguments if _is_array(x)), None)
-    return nullcontext() if stream is None else theirs.on(stream)
+    def in_order(self, *arguments: Any) -> AbstractContextManager[object]:
+        """Within it, work of the foreign library comes after what ours has queued up to now, and
+        before what it queues then: on one device both work on our stream."""
+        if self.theirs.on is None or self.ours.stream is None:
+            return nullcontext()
+        stream = next((self.ours.stream(x) for x in arguments if _is_array(x)), None)
+        return nullcontext() if stream is None else self.theirs.on(stream)
 
 
-def _differentiable(
-    ours: Exchange, function: Callable[..., Any], vjp: Callable[..., Any], *arguments: Any
-) -> Any:
-    """``function``, with the derivative that ``vjp`` has, where our library has derivatives."""
-    if ours.custom_vjp is None:
-        return function(*arguments)
-    return ours.custom_vjp(function, vjp, *arguments)
+def _rebuilt(like: tuple[Any, ...], parts: Any) -> tuple[Any, ...]:
+    return type(like)(*parts) if hasattr(like, "_fields") else tuple(parts)
 
 
 def _is_array(x: Any) -> bool:

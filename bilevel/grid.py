@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from operator import index as as_index
 from typing import NamedTuple
 
+from bilevel import arguments
 from bilevel.errors import ShapeError
 
 
@@ -53,20 +53,8 @@ class Grid:
     regions: tuple[int, ...]
 
     def __init__(self, spatial: Sequence[int], regions: int | Sequence[int] = 7) -> None:
-        try:
-            spatial = tuple(map(as_index, spatial))
-        except TypeError:
-            raise ShapeError(
-                f"expected spatial to be one int per spatial axis, got {spatial!r}"
-            ) from None
-        regions = _per_axis(regions, len(spatial))
-        if not spatial:
-            raise ShapeError("expected at least one spatial axis, got none")
-        if len(regions) != len(spatial):
-            raise ShapeError(
-                f"expected regions to be one int or one int per spatial axis {spatial}, "
-                f"got {regions}"
-            )
+        spatial = arguments.axes("spatial", spatial)
+        regions = arguments.per_axis("regions", regions, len(spatial))
         if any(not 1 <= s <= n for n, s in zip(spatial, regions, strict=True)):
             raise ShapeError(
                 f"expected 1 to n regions on an axis of n tokens, got regions {regions} on "
@@ -120,14 +108,4 @@ def fit_regions(spatial: Sequence[int], regions: int | Sequence[int]) -> tuple[i
     >>> fit_regions((4, 16), 7)
     (4, 7)
     """
-    return tuple(map(min, spatial, _per_axis(regions, len(spatial))))
-
-
-def _per_axis(regions: int | Sequence[int], ndim: int) -> tuple[int, ...]:
-    try:
-        counts = regions if isinstance(regions, Iterable) else (regions,) * ndim
-        return tuple(map(as_index, counts))
-    except TypeError:
-        raise ShapeError(
-            f"expected regions to be one int or one int per spatial axis, got {regions!r}"
-        ) from None
+    return tuple(map(min, spatial, arguments.per_axis("regions", regions, len(spatial))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import get_args
 
-from bilevel.arguments import scale_or_default
+from bilevel.array_arguments import scale_or_default
 from bilevel.attention import Padding, routed_attention, routed_attention_legacy_padded
 from bilevel.errors import BackendUnavailable, ShapeError
 from bilevel.protocol import Backend

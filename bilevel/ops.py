@@ -9,11 +9,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from bilevel import arguments, compose
+from bilevel import compose
+from bilevel.array_arguments import (
+    bra_grids,
+    check_attend,
+    check_index,
+    check_like,
+    check_spatial,
+    float_problem,
+    index_problem,
+    scale_or_default,
+    topk_of,
+)
 from bilevel.errors import ShapeError
 from bilevel.exchange import resolve
 from bilevel.grid import Grid
-from bilevel.protocol import Array, Attended, Backend, Pullback, Routes
+from bilevel.protocol import Array, Attended, Backend, Pullback, Routed, Routes
 
 
 def bra(
@@ -75,7 +86,7 @@ def bra(
         If the backend asked for does not import, or does not take these arrays.
     """
     call = _prepare(q, k, v, topk, regions, scale, routes, kv_regions, backend)
-    out = compose.bra(call.backend, q, k, v, call.routes.index, *call[2:])
+    out = compose.bra(call.backend, q, k, v, call.routed)
     return (out, call.routes) if return_routes else out
 
 
@@ -117,10 +128,10 @@ def bra_vjp(
     (1, 8, 8, 2, 4)
     """
     call = _prepare(q, k, v, topk, regions, scale, routes, kv_regions, backend)
-    out, pullback = compose.bra_vjp(call.backend, q, k, v, call.routes.index, *call[2:])
+    out, pullback = compose.bra_vjp(call.backend, q, k, v, call.routed)
 
     def checked(d_out: Array) -> tuple[Array, Array, Array]:
-        arguments.check_like("the gradient of the output", d_out, out)
+        check_like("the gradient of the output", d_out, out)
         return pullback(d_out)
 
     return out, checked
@@ -131,9 +142,7 @@ class _Call(NamedTuple):
 
     backend: Backend
     routes: Routes
-    q_grid: Grid
-    k_grid: Grid
-    scale: float
+    routed: Routed
 
 
 def _prepare(
@@ -147,19 +156,19 @@ def _prepare(
     kv_regions: int | Sequence[int] | None,
     backend: str | Backend | None,
 ) -> _Call:
-    problem = arguments.float_problem(q=q, k=k, v=v)
-    q_grid, k_grid = arguments.bra_grids(q, k, v, regions, kv_regions)
+    problem = float_problem(q=q, k=k, v=v)
+    q_grid, k_grid = bra_grids(q, k, v, regions, kv_regions)
     channels, axes = max(k.shape[-1], v.shape[-1]), max(q_grid.ndim, k_grid.ndim)
     chosen = resolve(problem._replace(head_dim=channels, axes=axes), backend)
-    scale = arguments.scale_or_default(scale, q.shape[-1])
+    scale = scale_or_default(scale, q.shape[-1])
     if routes is None:
-        arguments.check_topk(topk, k_grid.num_regions)
+        topk = topk_of(topk, k_grid.num_regions)
         found = compose.bra_routes(chosen, q, k, q_grid, k_grid, topk)
     else:
         rows = (q.shape[0], q_grid.num_regions)
-        arguments.check_index("routes", routes, q, rows, k_grid.num_regions, chosen)
+        check_index("routes", routes, q, rows, k_grid.num_regions, chosen)
         found = Routes(routes, None)
-    return _Call(chosen, found, q_grid, k_grid, scale)
+    return _Call(chosen, found, Routed(found.index, q_grid, k_grid, scale))
 
 
 def partition(x: Array, grid: Grid, *, backend: str | Backend | None = None) -> Array:
@@ -170,8 +179,8 @@ def partition(x: Array, grid: Grid, *, backend: str | Backend | None = None) -> 
 
     Raises ShapeError if ``x`` does not have the spatial axes of ``grid``.
     """
-    chosen = resolve(arguments.float_problem(x=x), backend)
-    arguments.check_spatial(x, grid)
+    chosen = resolve(float_problem(x=x), backend)
+    check_spatial(x, grid)
     return chosen.partition(x, grid)
 
 
@@ -180,7 +189,7 @@ def merge(x: Array, grid: Grid, *, backend: str | Backend | None = None) -> Arra
 
     Padding is dropped. Raises ShapeError if R and T are not those of ``grid``.
     """
-    chosen = resolve(arguments.float_problem(x=x), backend)
+    chosen = resolve(float_problem(x=x), backend)
     if len(x.shape) != 5 or tuple(x.shape[1:3]) != (grid.num_regions, grid.region_tokens):
         raise ShapeError(
             f"expected x of shape (N, R={grid.num_regions}, T={grid.region_tokens}, M, D) for "
@@ -195,8 +204,8 @@ def summarize(x: Array, grid: Grid, *, backend: str | Backend | None = None) -> 
     In float32, or float64 for float64. Paper: section 3.2, the region-level queries and keys of
     equation 4. Raises ShapeError if ``x`` does not have the spatial axes of ``grid``.
     """
-    chosen = resolve(arguments.float_problem(x=x), backend)
-    arguments.check_spatial(x, grid)
+    chosen = resolve(float_problem(x=x), backend)
+    check_spatial(x, grid)
     return chosen.summarize(x, grid)
 
 
@@ -211,12 +220,11 @@ def route(
 
     Raises ShapeError if the shapes differ in N or C, or if ``topk`` is not in 1 to Rk.
     """
-    chosen = resolve(arguments.float_problem(q_mean=q_mean, k_mean=k_mean), backend)
+    chosen = resolve(float_problem(q_mean=q_mean, k_mean=k_mean), backend)
     a, b = tuple(q_mean.shape), tuple(k_mean.shape)
     if len(a) != 3 or len(b) != 3 or (a[0], a[2]) != (b[0], b[2]):
         raise ShapeError(f"expected q_mean (N, R, C) and k_mean (N, Rk, C), got {a} and {b}")
-    arguments.check_topk(topk, b[1])
-    return chosen.route(q_mean, k_mean, topk)
+    return chosen.route(q_mean, k_mean, topk_of(topk, b[1]))
 
 
 def gather(x: Array, index: Array, *, backend: str | Backend | None = None) -> Array:
@@ -226,10 +234,10 @@ def gather(x: Array, index: Array, *, backend: str | Backend | None = None) -> A
 
     Raises ShapeError if the shapes differ in N or an index is not in 0 to Rk - 1.
     """
-    chosen = resolve(arguments.float_problem(x=x), backend)
+    chosen = resolve(float_problem(x=x), backend)
     if len(x.shape) != 5:
         raise ShapeError(f"expected x of shape (N, Rk, T, M, D), got {tuple(x.shape)}")
-    arguments.check_index("index", index, x, (x.shape[0], None), x.shape[1], chosen)
+    check_index("index", index, x, (x.shape[0], None), x.shape[1], chosen)
     return chosen.gather(x, index)
 
 
@@ -241,8 +249,8 @@ def key_mask(index: Array, grid: Grid, *, backend: str | Backend | None = None) 
 
     Raises ShapeError if ``index`` does not have that shape or holds a region that is not there.
     """
-    chosen = resolve(arguments.index_problem(index), backend)
-    arguments.check_index("index", index, index, (None, None), grid.num_regions, chosen)
+    chosen = resolve(index_problem(index), backend)
+    check_index("index", index, index, (None, None), grid.num_regions, chosen)
     return chosen.key_mask(index, grid)
 
 
@@ -264,6 +272,6 @@ def attend(
 
     Raises ShapeError if the shapes do not fit each other, ArrayError if ``mask`` is not bool.
     """
-    chosen = resolve(arguments.float_problem(q=q, k=k, v=v), backend)
-    arguments.attend_shapes(q, k, v, mask)
-    return chosen.attend(q, k, v, mask, arguments.scale_or_default(scale, q.shape[-1]))
+    chosen = resolve(float_problem(q=q, k=k, v=v), backend)
+    check_attend(q, k, v, mask)
+    return chosen.attend(q, k, v, mask, scale_or_default(scale, q.shape[-1]))

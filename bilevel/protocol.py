@@ -12,6 +12,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
+from bilevel.grid import Grid
+
 Array: TypeAlias = Any
 """An array of whichever library the backend works with."""
 
@@ -27,6 +29,18 @@ class Routes(NamedTuple):
 
 Pullback: TypeAlias = Callable[[Array], tuple[Array, Array, Array]]
 """From the gradient of an output of ``bra`` to those of q, k and v."""
+
+
+class Routed(NamedTuple):
+    """What follows from the routing: which regions attend to which, and by which factor."""
+
+    index: Array
+    """Key regions of each query region, integer ``(N, R, k)``."""
+    q_grid: Grid
+    k_grid: Grid
+    """The regions of queries, and those of keys and values."""
+    scale: float
+    """Factor on the scores before the softmax."""
 
 
 class Attended(NamedTuple):
@@ -46,7 +60,8 @@ class Problem(NamedTuple):
     device: str
     """The kind of device the arrays are on, as ``"cpu"`` or ``"cuda"``."""
     dtype: str
-    """``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``."""
+    """``"float16"``, ``"bfloat16"``, ``"float32"`` or ``"float64"``; empty for a call without
+    floating-point numbers, as ``key_mask``."""
     head_dim: int | None = None
     """For ``bra``, the channels per head of keys or of values, whichever have more."""
     axes: int | None = None
@@ -80,9 +95,9 @@ class Exchange(NamedTuple):
     give: Callable[[Array], Array]
     """From an array of this library to one that others may read, for torch without its graph."""
     custom_vjp: Callable[..., Array] | None = None
-    """``(function, vjp, *arrays)`` to ``function(*arrays)``, with the derivative that ``vjp``
-    has, which takes the arrays to the same value and its pullback; as ``jax.custom_vjp``. None
-    where the library has no derivatives of its own."""
+    """``(function, vjp, *arrays)`` to ``function(*arrays)`` for any number of arrays, with the
+    derivatives that ``vjp`` gives: it takes the arrays to the same value and its pullback, as
+    ``jax.custom_vjp``. None where the library has no derivatives of its own."""
     stream: Callable[[Array], Stream | None] | None = None
     """The stream on which the library would work on an array now; None where there is none, as on
     a CPU."""
@@ -102,7 +117,7 @@ class Backend:
     library: str
     """The library of its arrays by its top-level module."""
     refuses: Callable[[Problem], str | None]
-    """None if the backend takes the problem, else the reason, to follow "it takes only"."""
+    """None if the backend takes the problem, else why not: "takes only float32 arrays on cpu"."""
     partition: Callable[..., Array]
     """``(x, grid)``"""
     merge: Callable[..., Array]
@@ -120,7 +135,7 @@ class Backend:
     bra_routes: Callable[..., Routes] | None = None
     """``(q, k, q_grid, k_grid, topk)``: ``summarize`` and ``route`` in one; None composes them."""
     bra: Callable[..., Array] | None = None
-    """``(q, k, v, index, q_grid, k_grid, scale)``: all that follows the routing in one; None
+    """``(q, k, v, routed)``, the last a :class:`Routed`: all that follows the routing in one; None
     composes the primitives."""
     formulations: Mapping[str, Callable[..., Array]] = field(default_factory=dict)
     """The ways that ``bra`` chooses from, by name: to be tested and measured one by one."""

@@ -76,6 +76,14 @@ def load(name: str) -> Backend:
     return _LOADED[name]
 
 
+def forget() -> None:
+    """Forget which backends are installed and loaded, so that the next call looks again: for tests
+    that change it."""
+    for cached in (specs, _failure, _candidates):
+        cached.cache_clear()
+    _LOADED.clear()
+
+
 def _imported(name: str) -> Backend:
     if name not in specs():
         raise BackendUnavailable(
@@ -122,22 +130,17 @@ def describe(x: Array) -> Problem:
     return Problem(library, device, str(x.dtype).rpartition(".")[-1])
 
 
-def resolve(problem: Problem, backend: str | Backend | None = None) -> Backend:
-    """The backend for a problem: the one asked for, else the best of the arrays' library.
+def choose(problem: Problem, backend: str | Backend | None = None) -> Backend:
+    """The backend for a problem: the one asked for, of any library, else the best of the arrays'.
 
-    Raises
-    ------
-    BackendUnavailable
-        If the backend asked for does not exist or does not import.
-    BackendRefused
-        If the backend asked for, or every backend of the arrays' library, refuses the problem.
+    Raises as :func:`bilevel.exchange.resolve` does, which adapts it to the arrays.
     """
     if isinstance(backend, Backend):
         return _accepting(backend, problem)
-    return _LOADED[_choose(backend, *problem)]
+    return _LOADED[_chosen(backend, *problem)]
 
 
-def _choose(asked: str | None, *of_problem: Any) -> str:
+def _chosen(asked: str | None, *of_problem: Any) -> str:
     """The name of the backend for a problem, which is loaded then."""
     problem = Problem(*of_problem)
     if asked is not None:
@@ -155,7 +158,8 @@ def _choose(asked: str | None, *of_problem: Any) -> str:
 def _why_not(spec: BackendSpec, problem: Problem) -> str | None:
     """What stands against choosing a backend that was not asked for; None if nothing does."""
     if spec.devices and problem.device not in spec.devices:
-        return _refusal(spec.name, problem, f"arrays on {' or '.join(spec.devices)}")
+        where = " or ".join(spec.devices)
+        return _refusal(spec.name, problem, f"takes only arrays on {where}")
     failure = _failure(spec.name)
     if failure is not None:
         return failure
@@ -192,7 +196,7 @@ def _libraries() -> list[str]:
 
 # torch.compile does not trace these: it calls them once, and takes what they return, a name, for a
 # constant. It is what torch.compiler.assume_constant_result does, but torch is not imported here.
-_choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_chosen._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _library_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -227,10 +231,8 @@ _MOVES = {
 
 
 def _refusal(name: str, problem: Problem, reason: str) -> str:
-    return (
-        f"backend {name!r} takes only {reason}, got {problem.dtype} "
-        f"{problem.library} arrays on {problem.device}"
-    )
+    arrays = " ".join(filter(None, (problem.dtype, problem.library, "arrays")))
+    return f"backend {name!r} {reason}, got {arrays} on {problem.device}"
 
 
 def backends() -> list[BackendStatus]:

@@ -13,8 +13,9 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 def refuses(problem: Problem) -> str | None:
-    takes = (problem.library, problem.device) == ("cupy", "cuda") and problem.dtype in DTYPES
-    return None if takes else f"{', '.join(DTYPES)} cupy arrays on CUDA"
+    on_cuda = (problem.library, problem.device) == ("cupy", "cuda")
+    takes = on_cuda and problem.dtype in (*DTYPES, "")
+    return None if takes else f"takes only {', '.join(DTYPES)} cupy arrays on CUDA"
 
 
 def composed(xp: Any, exchange: Exchange | None = None) -> Backend:

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from bilevel import compose
-from bilevel.grid import Grid
-from bilevel.protocol import Array, Backend, Pullback
+from bilevel.protocol import Array, Backend, Pullback, Routed
 from bilevel_cupy import launch
 from bilevel_cupy.call import MAX_AXES, Call, in_rows
 
@@ -19,39 +18,21 @@ MOST = 2**31 - 2**10
 a little beyond."""
 
 
-def bra(
-    xp: Any,
-    composed: Backend,
-    q: Array,
-    k: Array,
-    v: Array,
-    index: Array,
-    q_grid: Grid,
-    k_grid: Grid,
-    scale: float,
-) -> Array:
+def bra(xp: Any, composed: Backend, q: Array, k: Array, v: Array, routed: Routed) -> Array:
     """One kernel, and the lists of integers it needs; what kernels do not take is ``composed``."""
-    if not _fits(q, v, index, q_grid, k_grid):
-        return compose.bra(composed, q, k, v, index, q_grid, k_grid, scale)
-    call = _call(xp, q, k, v, index, q_grid, k_grid, scale)
+    if not _fits(q, v, routed):
+        return compose.bra(composed, q, k, v, routed)
+    call = _call(xp, q, k, v, routed)
     out, _ = launch.forward(xp, call, launch.token_tables(xp, call))
     return out
 
 
 def bra_vjp(
-    xp: Any,
-    composed: Backend,
-    q: Array,
-    k: Array,
-    v: Array,
-    index: Array,
-    q_grid: Grid,
-    k_grid: Grid,
-    scale: float,
+    xp: Any, composed: Backend, q: Array, k: Array, v: Array, routed: Routed
 ) -> tuple[Array, Pullback]:
-    if not _fits(q, v, index, q_grid, k_grid):
-        return compose.bra_vjp(composed, q, k, v, index, q_grid, k_grid, scale)
-    call = _call(xp, q, k, v, index, q_grid, k_grid, scale)
+    if not _fits(q, v, routed):
+        return compose.bra_vjp(composed, q, k, v, routed)
+    call = _call(xp, q, k, v, routed)
     tables = launch.token_tables(xp, call)
     out, lse = launch.forward(xp, call, tables)
 
@@ -61,9 +42,10 @@ def bra_vjp(
     return out, pullback
 
 
-def _fits(q: Array, v: Array, index: Array, q_grid: Grid, k_grid: Grid) -> bool:
+def _fits(q: Array, v: Array, routed: Routed) -> bool:
     """Whether kernels take a call: there is something to compute, and heads and maps are not too
     large."""
+    index, q_grid, k_grid, _ = routed
     images, channels = q.shape[0], max(q.shape[-1], v.shape[-1])
     if images == 0 or channels > WIDEST or max(q_grid.ndim, k_grid.ndim) > MAX_AXES:
         return False
@@ -71,9 +53,7 @@ def _fits(q: Array, v: Array, index: Array, q_grid: Grid, k_grid: Grid) -> bool:
     return max(*places, q_grid.num_regions * index.shape[-1]) <= MOST
 
 
-def _call(
-    xp: Any, q: Array, k: Array, v: Array, index: Array, q_grid: Grid, k_grid: Grid, scale: float
-) -> Call:
+def _call(xp: Any, q: Array, k: Array, v: Array, routed: Routed) -> Call:
     q, k, v = (in_rows(xp, x) for x in (q, k, v))
-    index = xp.ascontiguousarray(index.astype(np.int32, copy=False))
-    return Call(q, k, v, index, q_grid, k_grid, scale)
+    index = xp.ascontiguousarray(routed.index.astype(np.int32, copy=False))
+    return Call(q, k, v, index, *routed[1:])

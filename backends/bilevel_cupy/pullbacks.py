@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bilevel.grid import Grid
-from bilevel.protocol import Array, Attended, Pullback
+from bilevel.protocol import Array, Attended, Pullback, Routed
 from bilevel_cupy.primitives import (
     attend,
     gather,
@@ -91,10 +90,9 @@ def attend_pullback(
     return d_q, d_k, d_v
 
 
-def bra_vjp(
-    xp: Any, q: Array, k: Array, v: Array, index: Array, q_grid: Grid, k_grid: Grid, scale: float
-) -> tuple[Array, Pullback]:
+def bra_vjp(xp: Any, q: Array, k: Array, v: Array, routed: Routed) -> tuple[Array, Pullback]:
     """BRA under given routes, and its pullback."""
+    index, q_grid, k_grid, scale = routed
     queries = partition(xp, q, q_grid)
     keys, values = (gather(xp, partition(xp, x, k_grid), index) for x in (k, v))
     mask = None if k_grid.uniform else key_mask(xp, index, k_grid)

@@ -14,8 +14,9 @@ DTYPES = ("float16", "float32", "float64")
 
 
 def refuses(problem: Problem) -> str | None:
-    takes = (problem.library, problem.device) == ("numpy", "cpu") and problem.dtype in DTYPES
-    return None if takes else f"{', '.join(DTYPES)} numpy arrays on cpu"
+    on_cpu = (problem.library, problem.device) == ("numpy", "cpu")
+    takes = on_cpu and problem.dtype in (*DTYPES, "")
+    return None if takes else f"takes only {', '.join(DTYPES)} numpy arrays on cpu"
 
 
 def extent(index: primitives.Array) -> tuple[int, int]:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bilevel.grid import Grid
-from bilevel.protocol import Attended, Pullback
+from bilevel.protocol import Attended, Pullback, Routed
 from bilevel_numpy.primitives import (
     Array,
     accumulator,
@@ -18,16 +17,7 @@ from bilevel_numpy.primitives import (
     key_mask,
     merge,
     partition,
-    real_tokens,
 )
-
-
-def summarize_pullback(d_mean: Array, grid: Grid, heads: int) -> Array:
-    """``(N, R, M * D)`` to ``(N, *spatial, M, D)``: each token's share of its region's mean."""
-    n, r, channels = d_mean.shape
-    share = d_mean / real_tokens(grid).sum(1, dtype=d_mean.dtype)[:, None]
-    share = share.reshape(n, r, 1, heads, channels // heads)
-    return merge(np.repeat(share, grid.region_tokens, axis=2), grid)
 
 
 def gather_pullback(d_rows: Array, index: Array, regions: int) -> Array:
@@ -65,10 +55,9 @@ def attend_pullback(
     return d_q.swapaxes(2, 3), d_k.swapaxes(2, 3), d_v.swapaxes(2, 3)
 
 
-def bra_vjp(
-    q: Array, k: Array, v: Array, index: Array, q_grid: Grid, k_grid: Grid, scale: float
-) -> tuple[Array, Pullback]:
+def bra_vjp(q: Array, k: Array, v: Array, routed: Routed) -> tuple[Array, Pullback]:
     """BRA under given routes, and its pullback."""
+    index, q_grid, k_grid, scale = routed
     regions = partition(q, q_grid)
     keys, values = (gather(partition(x, k_grid), index) for x in (k, v))
     mask = None if k_grid.uniform else key_mask(index, k_grid)

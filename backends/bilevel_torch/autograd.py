@@ -18,11 +18,12 @@ def vjp(
     return out, pullback
 
 
-def custom_vjp(function: Callable[..., Any], vjp: Callable[..., Any], *arguments: Any) -> Any:
-    """``function``, with the derivative that ``vjp`` has where torch records one."""
-    if not needs_gradient(*arguments):
-        return function(*arguments)
-    out, _ = _CustomVjp.apply(vjp, *arguments)
+def custom_vjp(function: Callable[..., Any], vjp: Callable[..., Any], *tensors: Tensor) -> Any:
+    """``function`` of any number of tensors, with the derivatives that ``vjp`` gives where torch
+    records any."""
+    if not needs_gradient(*tensors):
+        return function(*tensors)
+    out, _ = _CustomVjp.apply(vjp, *tensors)
     return out
 
 
@@ -30,20 +31,19 @@ class _CustomVjp(torch.autograd.Function):
     """The second output is the pullback, which has no derivative."""
 
     @staticmethod
-    def forward(vjp: Callable[..., Any], *arguments: Any) -> Any:
-        return vjp(*arguments)
+    def forward(vjp: Callable[..., Any], *tensors: Tensor) -> Any:
+        return vjp(*tensors)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.pullback = output[1]
-        ctx.others = len(inputs) - 4  # neither vjp nor q, k, v
-        ctx.save_for_backward(*inputs[1:4])  # the pullback reads their memory
+        ctx.save_for_backward(*inputs[1:])  # the pullback reads their memory
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor, d_pullback: None) -> tuple[Tensor | None, ...]:
         _ = ctx.saved_tensors  # raises, if one was written to since
-        return (None, *ctx.pullback(d_out), *(None,) * ctx.others)
+        return (None, *ctx.pullback(d_out))
 
 
 def recomputed(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:

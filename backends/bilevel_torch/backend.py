@@ -15,8 +15,8 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 def refuses(problem: Problem) -> str | None:
-    takes = problem.library == "torch" and problem.dtype in DTYPES
-    return None if takes else f"{', '.join(DTYPES)} torch tensors"
+    takes = problem.library == "torch" and problem.dtype in (*DTYPES, "")
+    return None if takes else f"takes only {', '.join(DTYPES)} torch tensors"
 
 
 def extent(index: Tensor) -> tuple[int, int] | None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from bilevel.cost import Cost, formulations, sizes
 from bilevel.grid import Grid
-from bilevel.protocol import Routes
+from bilevel.protocol import Routed, Routes
 from bilevel_torch.autograd import needs_gradient, recomputed, traced, transformed
 from bilevel_torch.formulations import dense, rows
 from bilevel_torch.primitives import full_precision, route, summarize
@@ -33,41 +32,34 @@ def bra_routes(q: Tensor, k: Tensor, q_grid: Grid, k_grid: Grid, topk: int) -> R
     return route(summarize(q, q_grid), summarize(k, k_grid), topk)
 
 
-def bra(
-    q: Tensor, k: Tensor, v: Tensor, index: Tensor, q_grid: Grid, k_grid: Grid, scale: float
-) -> Tensor:
-    name, cost = fastest(q, v, index, q_grid, k_grid)
-    how = (index, q_grid, k_grid, scale)
+def bra(q: Tensor, k: Tensor, v: Tensor, routed: Routed) -> Tensor:
+    name, cost = fastest(q, v, routed)
     with full_precision(q):
         if traced() or fits(q, k, v, cost):
-            return FORMULATIONS[name](q, k, v, *how)
-        return in_parts(name, cost.peak_bytes / PART, q, k, v, *how)
+            return FORMULATIONS[name](q, k, v, routed)
+        return in_parts(name, cost.peak_bytes / PART, q, k, v, routed)
 
 
 def in_parts(
-    name: str,
-    parts_per_image: float,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    index: Tensor,
-    q_grid: Grid,
-    k_grid: Grid,
-    scale: float,
+    name: str, parts_per_image: float, q: Tensor, k: Tensor, v: Tensor, routed: Routed
 ) -> Tensor:
     """Some images at a time, or, where one takes several parts, some regions of one at a time."""
-    how: dict[str, Any] = {"q_grid": q_grid, "k_grid": k_grid, "scale": scale}
     images = max(1, int(1 / parts_per_image))
-    if parts_per_image > 1 and name != "dense":
-        regions = max(1, int(q_grid.num_regions / parts_per_image))
-        attend = partial(FORMULATIONS[name], at_once=regions, **how)
-    else:
-        attend = partial(recomputed, partial(FORMULATIONS[name], **how))
-    parts = zip(*(torch.split(x, images) for x in (q, k, v, index)), strict=True)
-    return torch.cat([attend(*part) for part in parts])
+    formulation = FORMULATIONS[name]
+    by_regions = parts_per_image > 1 and name != "dense"
+    if by_regions:
+        regions = max(1, int(routed.q_grid.num_regions / parts_per_image))
+        formulation = partial(formulation, at_once=regions)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, index: Tensor) -> Tensor:
+        return formulation(q, k, v, routed._replace(index=index))
+
+    attend_part = attend if by_regions else partial(recomputed, attend)
+    parts = zip(*(torch.split(x, images) for x in (q, k, v, routed.index)), strict=True)
+    return torch.cat([attend_part(*part) for part in parts])
 
 
-def fastest(q: Tensor, v: Tensor, index: Tensor, q_grid: Grid, k_grid: Grid) -> tuple[str, Cost]:
+def fastest(q: Tensor, v: Tensor, routed: Routed) -> tuple[str, Cost]:
     """The formulation that takes least time for one image, by the rule in :mod:`bilevel.cost`.
 
     Matrix products where the others have no kernel: for values of another size than the keys, and
@@ -75,7 +67,8 @@ def fastest(q: Tensor, v: Tensor, index: Tensor, q_grid: Grid, k_grid: Grid) -> 
     liberties with precision.
     """
     heads, head_dim = q.shape[-2:]
-    size = sizes(q_grid, k_grid, index.shape[-1], heads, head_dim, v.shape[-1])
+    topk = routed.index.shape[-1]
+    size = sizes(routed.q_grid, routed.k_grid, topk, heads, head_dim, v.shape[-1])
     dtype = str(q.dtype).removeprefix("torch.")
     costs = formulations(size, dtype)
     flash = q.device.type == "cpu" and q.shape[-1] == v.shape[-1] and not transformed()

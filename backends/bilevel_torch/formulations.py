@@ -14,6 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from bilevel.grid import Grid
+from bilevel.protocol import Routed
 from bilevel_torch.autograd import recomputed, traced
 from bilevel_torch.primitives import (
     accumulator,
@@ -31,10 +32,7 @@ def rows(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    index: Tensor,
-    q_grid: Grid,
-    k_grid: Grid,
-    scale: float,
+    routed: Routed,
     *,
     flash: bool,
     at_once: int | None = None,
@@ -42,6 +40,7 @@ def rows(
     """Copy the routed regions of each query region, then attend: with ``flash`` in one kernel that
     keeps no scores, else by matrix products. So many query regions ``at_once``, each lot computed
     again in the backward pass; None is all, and none again."""
+    index, q_grid, k_grid, scale = routed
     heads = 1 if flash else q.shape[-2]
     queries, keys, values = (
         partition(heads_apart(x.to(accumulator(x)), heads), grid)
@@ -97,37 +96,34 @@ def heads_together(x: Tensor, groups: int) -> Tensor:
     return x.movedim(1, -3).flatten(-3, -2)
 
 
-def dense(
-    q: Tensor, k: Tensor, v: Tensor, index: Tensor, q_grid: Grid, k_grid: Grid, scale: float
-) -> Tensor:
+def dense(q: Tensor, k: Tensor, v: Tensor, routed: Routed) -> Tensor:
     """Attend to every token, with a bias of minus infinity where a region is not routed to."""
     dtype = q.dtype
     q, k, v = (x.to(accumulator(x)) for x in (q, k, v))
     # Copies, as below: products of memory at another place may differ in the last bit.
     k, v = (x.clone(memory_format=torch.contiguous_format) for x in (k, v))
     if known_finite(k, v):
-        return biased(q, k, v, index, q_grid, k_grid, scale).to(dtype)
+        return biased(q, k, v, routed).to(dtype)
     # A weight of zero times NaN is NaN: what is not finite must reach the outputs routed to alone.
     # There it makes NaN of all channels of all heads.
     finite_k, finite_v = torch.isfinite(k), torch.isfinite(v)
     clean_k, clean_v = torch.where(finite_k, k, 0), torch.where(finite_v, v, 0)
-    out = biased(q, clean_k, clean_v, index, q_grid, k_grid, scale)
+    out = biased(q, clean_k, clean_v, routed)
     finite = finite_k.flatten(-2).all(-1) & finite_v.flatten(-2).all(-1)
-    of_region = summarize(torch.where(finite, 0.0, torch.nan).to(q.dtype)[..., None, None], k_grid)
-    reached = take_regions(of_region, index).view(index.shape).sum(-1)
-    of_token = reached.index_select(1, token_regions(q_grid, q.device))
+    of_region = summarize(torch.where(finite, 0.0, torch.nan)[..., None, None], routed.k_grid)
+    reached = take_regions(of_region, routed.index).view(routed.index.shape).sum(-1)
+    of_token = reached.index_select(1, token_regions(routed.q_grid, q.device))
     return (out + of_token.view(*out.shape[:-2], 1, 1)).to(dtype)
 
 
-def biased(
-    q: Tensor, k: Tensor, v: Tensor, index: Tensor, q_grid: Grid, k_grid: Grid, scale: float
-) -> Tensor:
+def biased(q: Tensor, k: Tensor, v: Tensor, routed: Routed) -> Tensor:
     """:func:`dense` for finite keys and values."""
+    index, q_grid, k_grid, scale = routed
     n, m = q.shape[0], q.shape[-2]
-    routed = q.new_full((n, q_grid.num_regions, k_grid.num_regions), -torch.inf)
-    routed = routed.scatter(-1, index.long(), 0.0)
+    bias = q.new_full((n, q_grid.num_regions, k_grid.num_regions), -torch.inf)
+    bias = bias.scatter(-1, index.long(), 0.0)
     # Keys first, while there are few rows: torch copies whole rows far faster.
-    bias = routed.index_select(2, token_regions(k_grid, q.device))
+    bias = bias.index_select(2, token_regions(k_grid, q.device))
     bias = bias.index_select(1, token_regions(q_grid, q.device))
     queries, keys, values = (
         x.reshape(n, prod(x.shape[1:-2]), m, x.shape[-1]).transpose(1, 2) for x in (q, k, v)

@@ -23,14 +23,15 @@ AXES = 3
 
 
 def refuses(problem: Problem) -> str | None:
-    if problem.library != "torch" or problem.device != "cuda" or problem.dtype not in DTYPES:
-        return f"{', '.join(DTYPES)} torch tensors on CUDA"
+    on_cuda = (problem.library, problem.device) == ("torch", "cuda")
+    if not on_cuda or problem.dtype not in (*DTYPES, ""):
+        return f"takes only {', '.join(DTYPES)} torch tensors on CUDA"
     if not _capable():
-        return f"GPUs of compute capability {CAPABILITY[0]}.{CAPABILITY[1]} or higher"
+        return f"takes only GPUs of compute capability {CAPABILITY[0]}.{CAPABILITY[1]} or higher"
     if (problem.head_dim or 0) > WIDEST:
-        return f"heads of at most {WIDEST} channels (here {problem.head_dim})"
+        return f"takes only heads of at most {WIDEST} channels (here {problem.head_dim})"
     if (problem.axes or 0) > AXES:
-        return f"maps of at most {AXES} spatial axes (here {problem.axes})"
+        return f"takes only maps of at most {AXES} spatial axes (here {problem.axes})"
     return None
 
 

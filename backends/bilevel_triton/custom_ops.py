@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bilevel import compose
 from bilevel.grid import Grid
-from bilevel.protocol import Pullback, Routes
+from bilevel.protocol import Pullback, Routed, Routes
 from bilevel_torch.autograd import transformed
 from bilevel_torch.backend import BACKEND as TORCH
 from bilevel_triton import launch, memory, routes
@@ -27,26 +27,23 @@ def bra_routes(q: Tensor, k: Tensor, q_grid: Grid, k_grid: Grid, topk: int) -> R
     return Routes(*route_regions(q, k, q_grid.regions, k_grid.regions, topk))
 
 
-def bra(
-    q: Tensor, k: Tensor, v: Tensor, index: Tensor, q_grid: Grid, k_grid: Grid, scale: float
-) -> Tensor:
+def bra(q: Tensor, k: Tensor, v: Tensor, routed: Routed) -> Tensor:
     """Equations 6 and 7 of BiFormer, in one kernel; what torch computes under torch.func and in
     ONNX, which know no kernels."""
     if transformed() or torch.onnx.is_in_onnx_export():
-        return compose.bra(TORCH, q, k, v, index, q_grid, k_grid, scale)
+        return compose.bra(TORCH, q, k, v, routed)
+    index, q_grid, k_grid, scale = routed
     out, _ = attend_routed(q, k, v, index, q_grid.regions, k_grid.regions, scale)
     return out
 
 
-def bra_vjp(
-    q: Tensor, k: Tensor, v: Tensor, index: Tensor, q_grid: Grid, k_grid: Grid, scale: float
-) -> tuple[Tensor, Pullback]:
+def bra_vjp(q: Tensor, k: Tensor, v: Tensor, routed: Routed) -> tuple[Tensor, Pullback]:
     """The operator and its pullback, which raises an error if what it reads was written to."""
     if transformed():
-        return compose.bra_vjp(TORCH, q, k, v, index, q_grid, k_grid, scale)
+        return compose.bra_vjp(TORCH, q, k, v, routed)
     q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
     with torch.enable_grad():
-        out = bra(q, k, v, index, q_grid, k_grid, scale)
+        out = bra(q, k, v, routed)
 
     def pullback(d_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         d_q, d_k, d_v = torch.autograd.grad(out, (q, k, v), d_out, retain_graph=True)

@@ -110,7 +110,7 @@ def attentions(topk: int, regions: int, like: Tensor) -> dict[str, Contestant]:
 def other_backends(like: Tensor) -> list[str]:
     """The backends that ``bilevel`` does not choose itself for such a tensor; that they take it is
     not said."""
-    chosen = registry.resolve(registry.describe(like)).name
+    chosen = registry.choose(registry.describe(like)).name
     listed = (each for each in registry.backends() if each.library in LIBRARIES)
     return [each.name for each in listed if each.name != chosen]
 

@@ -14,6 +14,7 @@ from bilevel.bench.contestants import Contestant, steps
 from bilevel.bench.gather import gather_bra
 from bilevel.grid import Grid
 from bilevel.ops import bra
+from bilevel.protocol import Routed
 from bilevel.registry import load
 
 Inputs: TypeAlias = Sequence[tuple[Tensor, Tensor, Tensor]]
@@ -111,7 +112,7 @@ def _contestants(shape: Shape) -> dict[str, Contestant]:
 
     def formulation(attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         routes = route(q, k, grid, grid, topk)
-        return attend(q, k, v, routes.index, grid, grid, scale)
+        return attend(q, k, v, Routed(routes.index, grid, grid, scale))
 
     found = {name: partial(formulation, each) for name, each in backend.formulations.items()}
     tokens = grid.num_regions * grid.region_tokens

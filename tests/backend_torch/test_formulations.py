@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bilevel import Backend, Grid
+from bilevel import Backend, Routed
 from bilevel.testing import Property, cases, properties_of
 from frameworks import load_or_skip
 
@@ -26,12 +26,12 @@ CHECKS = [
 ]
 
 
-def in_parts(name: str, part: int, q: Any, k: Any, v: Any, index: Any, *grids: Grid) -> Any:
+def in_parts(name: str, part: int, q: Any, k: Any, v: Any, routed: Routed) -> Any:
     """The formulation ``name``, as though a part had room for ``part`` query regions."""
     from bilevel_torch.bra import in_parts as computed_in_parts
 
-    parts_per_image = index.shape[1] / part
-    return computed_in_parts(name, parts_per_image, q, k, v, index, *grids)
+    parts_per_image = routed.index.shape[1] / part
+    return computed_in_parts(name, parts_per_image, q, k, v, routed)
 
 
 def formulations() -> dict[str, Callable[..., Any]]:

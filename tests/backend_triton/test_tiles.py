@@ -31,7 +31,7 @@ CUDA = Problem("torch", "cuda", "float32", head_dim=32, axes=2)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_it_is_the_best_for_torch_on_cuda(dtype: str) -> None:
     load_or_skip("triton")
-    assert registry.resolve(CUDA._replace(dtype=dtype)).name == "triton"
+    assert registry.choose(CUDA._replace(dtype=dtype)).name == "triton"
 
 
 @pytest.mark.parametrize(
@@ -46,9 +46,9 @@ def test_it_is_the_best_for_torch_on_cuda(dtype: str) -> None:
 def test_what_it_does_not_take_is_torch_s(change: dict[str, object], takes: str) -> None:
     load_or_skip("triton")
     problem = CUDA._replace(**change)
-    assert registry.resolve(problem).name == "torch"
+    assert registry.choose(problem).name == "torch"
     with pytest.raises(BackendRefused, match=f"backend 'triton' takes only .*{takes}"):
-        registry.resolve(problem, "triton")
+        registry.choose(problem, "triton")
 
 
 def test_it_is_not_imported_for_arrays_elsewhere() -> None:

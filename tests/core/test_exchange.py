@@ -68,7 +68,8 @@ def recording(name: str) -> Seen:
 
     def recorded(function: Any) -> Any:
         def call(*arguments: Any) -> Any:
-            seen.extend(x for x in arguments if hasattr(x, "dtype"))
+            parts = [part for x in arguments for part in (x if isinstance(x, tuple) else (x,))]
+            seen.extend(x for x in parts if hasattr(x, "dtype"))
             return function(*arguments)
 
         return call

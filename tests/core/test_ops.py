@@ -11,7 +11,6 @@ import bilevel
 from bilevel import Backend, Grid
 from bilevel.testing.arrays import from_numpy, home_of, to_numpy
 from bilevel.testing.bra import spread_over_tokens
-from bilevel_numpy.pullbacks import summarize_pullback
 
 
 def column(*values: float) -> np.ndarray:
@@ -72,15 +71,6 @@ def test_nan_in_a_token_warns_of_nothing_and_stays_where_it_is() -> None:
     assert routes.index.ravel().tolist() == [1, 1]
     assert out.ravel().tolist() == [-1, -1, -1, -1]
     assert np.isnan(bilevel.bra(q, k, q, topk=2, regions=2)).all()
-
-
-@pytest.mark.parametrize("spatial", [(6, 4), (7, 5)])
-def test_the_pullback_of_means_is_their_adjoint(spatial: tuple[int, int]) -> None:
-    rng, grid = np.random.default_rng(0), Grid(spatial, (3, 2))
-    x, d_mean = rng.standard_normal((2, *spatial, 2, 3)), rng.standard_normal((2, 6, 6))
-    d_x = summarize_pullback(d_mean, grid, heads=2)
-    assert d_x.shape == x.shape
-    assert np.vdot(d_x, x) == pytest.approx(np.vdot(d_mean, bilevel.summarize(x, grid)))
 
 
 def test_torch_keeps_the_graph_and_the_mode(torch: ModuleType) -> None:

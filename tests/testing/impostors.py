@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 from mutations.common import Array, Mutation, converted
 from mutations.gathering import attends_to_all_regions
 from mutations.routing import other_routes
 
-from bilevel import Backend, Grid, compose
+from bilevel import Backend, Grid, Routed, compose
 
 
 def every_region(b: Backend, index: Array, regions: int) -> Array:
@@ -27,9 +26,9 @@ def every_region(b: Backend, index: Array, regions: int) -> Array:
 def dense_in_the_fused(b: Backend) -> Backend:
     """The fused bra attends to everything."""
 
-    def bra(q: Array, k: Array, v: Array, index: Array, q_grid: Grid, *how: Any) -> Array:
-        index = every_region(b, index, how[0].num_regions)
-        return compose.bra(b, q, k, v, index, q_grid, *how)
+    def bra(q: Array, k: Array, v: Array, routed: Routed) -> Array:
+        index = every_region(b, routed.index, routed.k_grid.num_regions)
+        return compose.bra(b, q, k, v, routed._replace(index=index))
 
     return replace(b, bra=bra)
 
@@ -101,8 +100,9 @@ def fused_with_index(change: Callable[..., Array]) -> Mutation:
     """A fused bra that follows ``change(index, q, k, q_grid, k_grid)``."""
 
     def impostor(b: Backend) -> Backend:
-        def bra(q: Array, k: Array, v: Array, index: Array, *how: Any) -> Array:
-            return compose.bra(b, q, k, v, change(index, q, k, *how[:2]), *how)
+        def bra(q: Array, k: Array, v: Array, routed: Routed) -> Array:
+            index = change(routed.index, q, k, routed.q_grid, routed.k_grid)
+            return compose.bra(b, q, k, v, routed._replace(index=index))
 
         return replace(b, bra=bra)
 

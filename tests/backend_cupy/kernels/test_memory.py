@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from emulator import Emulator
 
-from bilevel import compose
+from bilevel import Routed, compose
 from bilevel.grid import Grid
 from bilevel_cupy import fused
 from bilevel_cupy.backend import bind
@@ -86,7 +86,7 @@ def run(xp: Emulator, shape: Shape, *inputs: Array) -> tuple[Array, ...]:
     """The output and the gradients, by the kernels."""
     q, k, v, d_out, index = inputs
     scale = shape.head_dim**-0.5
-    out, pullback = fused.bra_vjp(xp, bind(xp), q, k, v, index, *shape.grids, scale)
+    out, pullback = fused.bra_vjp(xp, bind(xp), q, k, v, Routed(index, *shape.grids, scale))
     return (out, *pullback(d_out))
 
 
@@ -94,7 +94,7 @@ def assert_right(found: tuple[Array, ...], shape: Shape, *inputs: Array) -> None
     """By NumPy in float64."""
     *floats, index = inputs
     q, k, v, d_out = (x.astype(np.float64) for x in floats)
-    out, pullback = bra_vjp(q, k, v, index, *shape.grids, shape.head_dim**-0.5)
+    out, pullback = bra_vjp(q, k, v, Routed(index, *shape.grids, shape.head_dim**-0.5))
     for got, want in zip(found, (out, *pullback(d_out)), strict=True):
         error = np.linalg.norm(got.astype(np.float64) - want)
         assert error <= NEAR[str(got.dtype)] * np.linalg.norm(want)
@@ -215,4 +215,4 @@ def test_what_32_bits_do_not_count_is_composed(
     index = np.broadcast_to(np.int32(0), (1, grid.num_regions, topk))
     monkeypatch.setattr(compose, "bra", lambda *_: "composed")
     xp = Emulator()
-    assert fused.bra(xp, bind(xp), x, x, x, index, grid, grid, 1.0) == "composed"
+    assert fused.bra(xp, bind(xp), x, x, x, Routed(index, grid, grid, 1.0)) == "composed"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
-from bilevel import Attended, Backend, Grid, compose
+from bilevel import Attended, Backend, Grid, Routed, compose
 from bilevel.testing import arrays
 from mutations.attention import softmax_in_half_precision
 from mutations.common import Array, converted, dtype_name
@@ -18,8 +17,8 @@ from mutations.routing import ties_to_the_higher_region
 def fused_with_another_scale(b: Backend) -> Backend:
     """The fused bra forgets the scale it is given."""
 
-    def bra(q: Array, k: Array, v: Array, *how: Any) -> Array:
-        return compose.bra(b, q, k, v, *how[:-1], q.shape[-1] ** -0.5)
+    def bra(q: Array, k: Array, v: Array, routed: Routed) -> Array:
+        return compose.bra(b, q, k, v, routed._replace(scale=q.shape[-1] ** -0.5))
 
     return replace(b, bra=bra)
 

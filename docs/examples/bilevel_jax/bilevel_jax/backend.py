@@ -24,8 +24,9 @@ product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 def refuses(problem: Problem) -> str | None:
     """JAX has no float64 until it is told to."""
     dtypes = DTYPES if jax.config.jax_enable_x64 else DTYPES[:-1]
-    takes = problem.library == "jax" and problem.device == "cpu" and problem.dtype in dtypes
-    return None if takes else f"{', '.join(dtypes)} jax arrays on cpu"
+    on_cpu = (problem.library, problem.device) == ("jax", "cpu")
+    takes = on_cpu and problem.dtype in (*dtypes, "")
+    return None if takes else f"takes only {', '.join(dtypes)} jax arrays on cpu"
 
 
 @cache
