@@ -7,7 +7,7 @@ R regions, T tokens of the largest region, k routed regions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 from bilevel import compose
 from bilevel.array_arguments import (
@@ -24,7 +24,39 @@ from bilevel.array_arguments import (
 from bilevel.errors import ShapeError
 from bilevel.exchange import resolve
 from bilevel.grid import Grid
-from bilevel.protocol import Array, Attended, Backend, Pullback, Routed, Routes
+from bilevel.protocol import Array, ArrayT, Attended, Backend, Pullback, Routed, Routes
+
+
+@overload
+def bra(
+    q: ArrayT,
+    k: ArrayT,
+    v: ArrayT,
+    *,
+    topk: int = 4,
+    regions: int | Sequence[int] = 7,
+    scale: float | None = None,
+    routes: ArrayT | None = None,
+    kv_regions: int | Sequence[int] | None = None,
+    backend: str | Backend | None = None,
+    return_routes: Literal[False] = False,
+) -> ArrayT: ...
+
+
+@overload
+def bra(
+    q: ArrayT,
+    k: ArrayT,
+    v: ArrayT,
+    *,
+    topk: int = 4,
+    regions: int | Sequence[int] = 7,
+    scale: float | None = None,
+    routes: ArrayT | None = None,
+    kv_regions: int | Sequence[int] | None = None,
+    backend: str | Backend | None = None,
+    return_routes: Literal[True],
+) -> tuple[ArrayT, Routes]: ...
 
 
 def bra(
@@ -39,7 +71,7 @@ def bra(
     kv_regions: int | Sequence[int] | None = None,
     backend: str | Backend | None = None,
     return_routes: bool = False,
-) -> Array:
+) -> Any:
     """Bi-Level Routing Attention (BiFormer, section 3.2, equations 3 to 8, without the LCE term).
 
     Queries and keys are averaged over each region; every query region keeps the ``topk`` key
@@ -91,17 +123,17 @@ def bra(
 
 
 def bra_vjp(
-    q: Array,
-    k: Array,
-    v: Array,
+    q: ArrayT,
+    k: ArrayT,
+    v: ArrayT,
     *,
     topk: int = 4,
     regions: int | Sequence[int] = 7,
     scale: float | None = None,
-    routes: Array | None = None,
+    routes: ArrayT | None = None,
     kv_regions: int | Sequence[int] | None = None,
     backend: str | Backend | None = None,
-) -> tuple[Array, Pullback]:
+) -> tuple[ArrayT, Pullback]:
     """:func:`bra`, and its pullback: the vector-Jacobian product, in the convention of jax.vjp.
 
     Arguments are those of :func:`bra`. NumPy's pullback is written by hand; torch's is its own.
@@ -171,7 +203,7 @@ def _prepare(
     return _Call(chosen, found, Routed(found.index, q_grid, k_grid, scale))
 
 
-def partition(x: Array, grid: Grid, *, backend: str | Backend | None = None) -> Array:
+def partition(x: ArrayT, grid: Grid, *, backend: str | Backend | None = None) -> ArrayT:
     """Split a map of tokens into regions: ``(N, *spatial, M, D)`` to ``(N, R, T, M, D)``.
 
     Regions smaller than T are padded with zeros; :func:`key_mask` tells which tokens are real.
@@ -184,7 +216,7 @@ def partition(x: Array, grid: Grid, *, backend: str | Backend | None = None) -> 
     return chosen.partition(x, grid)
 
 
-def merge(x: Array, grid: Grid, *, backend: str | Backend | None = None) -> Array:
+def merge(x: ArrayT, grid: Grid, *, backend: str | Backend | None = None) -> ArrayT:
     """The inverse of :func:`partition`: ``(N, R, T, M, D)`` to ``(N, *spatial, M, D)``.
 
     Padding is dropped. Raises ShapeError if R and T are not those of ``grid``.
@@ -198,7 +230,7 @@ def merge(x: Array, grid: Grid, *, backend: str | Backend | None = None) -> Arra
     return chosen.merge(x, grid)
 
 
-def summarize(x: Array, grid: Grid, *, backend: str | Backend | None = None) -> Array:
+def summarize(x: ArrayT, grid: Grid, *, backend: str | Backend | None = None) -> ArrayT:
     """Mean of the tokens of each region: ``(N, *spatial, M, D)`` to ``(N, R, M * D)``.
 
     In float32, or float64 for float64. Paper: section 3.2, the region-level queries and keys of
@@ -210,7 +242,7 @@ def summarize(x: Array, grid: Grid, *, backend: str | Backend | None = None) -> 
 
 
 def route(
-    q_mean: Array, k_mean: Array, topk: int, *, backend: str | Backend | None = None
+    q_mean: ArrayT, k_mean: ArrayT, topk: int, *, backend: str | Backend | None = None
 ) -> Routes:
     """The ``topk`` best key regions of every query region (equations 4 and 5).
 
@@ -227,7 +259,7 @@ def route(
     return chosen.route(q_mean, k_mean, topk_of(topk, b[1]))
 
 
-def gather(x: Array, index: Array, *, backend: str | Backend | None = None) -> Array:
+def gather(x: ArrayT, index: ArrayT, *, backend: str | Backend | None = None) -> ArrayT:
     """The tokens of routed regions, side by side (equation 6).
 
     ``x`` is ``(N, Rk, T, M, D)``, ``index`` integer ``(N, R, k)``; gives ``(N, R, k * T, M, D)``.
@@ -241,7 +273,7 @@ def gather(x: Array, index: Array, *, backend: str | Backend | None = None) -> A
     return chosen.gather(x, index)
 
 
-def key_mask(index: Array, grid: Grid, *, backend: str | Backend | None = None) -> Array:
+def key_mask(index: ArrayT, grid: Grid, *, backend: str | Backend | None = None) -> ArrayT:
     """Which tokens that :func:`gather` returns are real: bool ``(N, R, k * T)``.
 
     ``index`` is integer ``(N, R, k)``, the regions of ``grid`` that were gathered. Where
@@ -255,11 +287,11 @@ def key_mask(index: Array, grid: Grid, *, backend: str | Backend | None = None) 
 
 
 def attend(
-    q: Array,
-    k: Array,
-    v: Array,
+    q: ArrayT,
+    k: ArrayT,
+    v: ArrayT,
     *,
-    mask: Array | None = None,
+    mask: ArrayT | None = None,
     scale: float | None = None,
     backend: str | Backend | None = None,
 ) -> Attended:

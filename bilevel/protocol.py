@@ -10,12 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from bilevel.grid import Grid
 
 Array: TypeAlias = Any
 """An array of whichever library the backend works with."""
+
+
+class Shaped(Protocol):
+    """What arrays of all libraries have."""
+
+    @property
+    def shape(self) -> Any: ...
+
+
+ArrayT = TypeVar("ArrayT", bound=Shaped)
+"""One library's arrays: what goes in is what comes out."""
 
 
 class Routes(NamedTuple):

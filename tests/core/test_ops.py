@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import assert_type
 
 import numpy as np
 import pytest
@@ -132,3 +133,16 @@ def test_what_is_not_finite_reaches_only_what_attends_to_it(
     np.testing.assert_allclose(to_numpy(out)[~reached], to_numpy(expected)[~reached], rtol=1e-12)
     if np.isnan(value):
         assert np.isnan(to_numpy(out)[reached]).all()
+
+
+def test_types_of_arrays_are_those_of_the_arguments(torch: ModuleType) -> None:
+    """What mypy checks: a tensor in, a tensor out, with its routes where they are asked for."""
+    from torch import Tensor
+
+    x: Tensor = torch.ones(1, 4, 2, 3)
+    out = bilevel.bra(x, x, x, topk=1, regions=2)
+    assert_type(out, Tensor)
+    both = bilevel.bra(x, x, x, topk=1, regions=2, return_routes=True)
+    assert_type(both, tuple[Tensor, bilevel.Routes])
+    assert_type(bilevel.partition(x, Grid((4,), 2)), Tensor)
+    assert torch.equal(out, both[0])
