@@ -7,7 +7,7 @@ what came. Integers of any library are taken, such as NumPy's; True and False ar
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import inf, isfinite, nan
+from math import inf, nan
 from numbers import Real
 from operator import index as as_index
 from typing import TypeVar
@@ -76,7 +76,7 @@ def choice(name: str, value: T, options: Sequence[T]) -> T:
 def number(name: str, value: object, least: float = -inf, most: float = inf) -> float:
     """A finite number from ``least`` to ``most``."""
     found = _as_float(value)
-    if not (isfinite(found) and least <= found <= most):
+    if not (least <= found <= most and abs(found) < inf):  # torch.compile knows no isfinite
         bounds = "a finite number" if (least, most) == (-inf, inf) else f"from {least} to {most}"
         raise ArgumentError(f"expected {name} to be {bounds}, got {value!r}")
     return found
