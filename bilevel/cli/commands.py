@@ -49,12 +49,18 @@ def parse(args: Sequence[str]) -> Callable[[], None]:
 
 
 def _one_line(box: str) -> str:
-    """The message in the box that tyro draws around an error, without the advice below it."""
-    rows = [row.strip("│ ") for row in box.splitlines()[1:]]
-    message = []
-    for row in rows:
-        if not row.strip("─╰╯├┤ "):
-            break
-        message.append(row)
-    line = re.sub(r"\s+", " ", " ".join(message))
+    """The message in the box that tyro draws around an error, and the choices that it lists.
+
+    The box is of lines, or of dashes and spaces where the output's encoding has no lines.
+    """
+    paragraphs = [""]
+    for row in box.splitlines()[1:]:
+        text = row.strip("│╭╮╰╯├┤ ")
+        if text.strip("─-"):
+            paragraphs[-1] += f" {text}"
+        else:
+            paragraphs.append("")
+    said = [re.sub(r"\s+", " ", each).strip() for each in paragraphs if each]
+    choices = [each for each in said[1:] if each.startswith("Available subcommands: ")]
+    line = ". ".join([*said[:1], *choices])
     return re.sub(r"^Error parsing __\S*: ", "", line)  # a name of tyro's for the whole command
