@@ -73,7 +73,8 @@ def gpu(session: nox.Session) -> None:
         uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
         session.run(*command, "python", "tests/gpu/sanitized.py", env=uncached)
     if not session.posargs:
-        session.run("bilevel", "bench", "gpu", "--out", "docs/benchmarks")
+        for subject in ("op", "model"):
+            session.run("bilevel", "bench", subject, "--device", "cuda", "--out", "docs/benchmarks")
 
 
 @nox.session

@@ -67,19 +67,22 @@ class Example(DoctestDirective):
 
 
 class Benchmark(SphinxDirective):
-    """A table of one group of numbers in a file that ``bilevel bench`` wrote: ``FILE GROUP``."""
+    """A table of one group of numbers in a file that ``bilevel bench`` wrote: ``FILE GROUP``; the
+    shapes that were measured, for ``FILE`` alone."""
 
-    required_arguments = 2
+    required_arguments = 1
+    optional_arguments = 1
 
     def run(self) -> list[Node]:
-        file, group = self.arguments
+        file, *group = self.arguments
         path = BENCHMARKS / file
         self.env.note_dependency(str(path))
-        return self.parse_text_to_nodes(measured.benchmark(path, group))
+        table = measured.benchmark(path, *group) if group else measured.shapes(path)
+        return self.parse_text_to_nodes(table)
 
 
 class GpuBenchmarks(SphinxDirective):
-    """All tables of all GPUs' files that ``bilevel bench gpu`` wrote, or that there are none."""
+    """All tables of all GPUs' files that ``bilevel bench`` wrote, or that there is none."""
 
     def run(self) -> list[Node]:
         self.env.note_reread()  # another file may come

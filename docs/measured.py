@@ -1,4 +1,4 @@
-"""What ``bilevel bench`` measured, as Markdown, from the files that it wrote."""
+"""What ``bilevel bench`` measured, as Markdown, made from the files that it wrote."""
 
 from __future__ import annotations
 
@@ -24,36 +24,41 @@ GPU_TABLES = {
 """The groups of numbers in a GPU's file that become tables, and their titles."""
 
 SHAPE = ("batch", "size", "regions", "topk", "heads", "head_dim", "dtype")
-"""What a row of the operator says of its maps; sizes and regions are those of an axis."""
+"""The values of a row that say which shape was measured; size and regions are those of an axis."""
 
 NOTHING = (
-    "Nothing yet: no GPU was at hand, so there is no file that `bilevel bench gpu` wrote, and a "
-    "number without a measurement is none."
+    "Nothing yet: no GPU was at hand, so `bilevel bench` has written no file of one, and a number "
+    "is shown only where it was measured."
 )
 
 
 def benchmark(path: Path, group: str) -> str:
-    """One group of numbers in a file; rows are told apart by what is in no group."""
-    rows = json.loads(path.read_text())["rows"]
-    titles = [name for name, value in rows[0].items() if not isinstance(value, dict)]
-    return _table(titles, {tuple(str(row[title]) for title in titles): row[group] for row in rows})
+    """One group of numbers in a file: a line for each row, or for each number if there are more."""
+    rows = [row for row in json.loads(path.read_text())["rows"] if row.get(group)]
+    names = {name for row in rows for name in row[group]}
+    return _turned(rows, group) if len(names) > len(rows) else _group(rows, group)
+
+
+def shapes(path: Path) -> str:
+    """The shapes that a file's rows of the operator were measured at."""
+    return _shapes(json.loads(path.read_text())["rows"])
 
 
 def gpu_benchmarks(folder: Path) -> str:
-    """All that the files of GPUs in a folder say; or that there is none."""
+    """All tables of all files of GPUs in a folder, or a sentence that there is none."""
     files = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     found = [part for file in files if "gpu" in file for part in _of_gpu(file)]
     return "\n\n".join(found) or NOTHING
 
 
 def shown(value: float) -> str:
-    """With three digits, or with all that it has before the point."""
+    """A number with three significant digits, and all digits before the point."""
     after = 2 - floor(log10(abs(value))) if value else 0
     return f"{value:.{max(0, after)}f}"
 
 
 def _table(titles: Sequence[str], rows: Mapping[tuple[str, ...], Mapping[str, float]]) -> str:
-    """The titles of each row, then its numbers; a column for each that any row has."""
+    """The titles of each row, then its numbers; a column for each number that any row has."""
     names = list(dict.fromkeys(name for numbers in rows.values() for name in numbers))
     lines = [
         [*titles, *names],
@@ -69,21 +74,42 @@ def _table(titles: Sequence[str], rows: Mapping[tuple[str, ...], Mapping[str, fl
 def _of_gpu(file: Mapping[str, Any]) -> Iterator[str]:
     rows = [_readable(row) for row in file["rows"]]
     yield _conditions(file)
-    yield "The maps, with sizes and regions on each axis:"
-    maps = [(row["name"], *(str(row[each]) for each in SHAPE)) for row in rows if "size" in row]
-    yield _table(["", *SHAPE], {row: {} for row in maps})
+    if any("size" in row for row in rows):
+        yield "The shapes, with size and regions of an axis:"
+        yield _shapes(rows)
     for group, title in GPU_TABLES.items():
-        having = [row for row in rows if row.get(group)]
-        if having:
+        if any(row.get(group) for row in rows):
             yield f"{title}:"
-            yield _table([""], {(row["name"],): row[group] for row in having})
+            yield _group(rows, group)
     for what in dict.fromkeys(row["what"] for row in rows):
         yield f"Ratios, {what}:"
-        yield _ratios([row for row in rows if row["what"] == what])
+        yield _turned([row for row in rows if row["what"] == what], "ratios")
     left_out = "\n".join(_left_out(rows))
     if left_out:
         yield "Without a number:"
         yield left_out
+
+
+def _shapes(rows: Sequence[Mapping[str, Any]]) -> str:
+    titles = [(row["name"], *(str(row[each]) for each in SHAPE)) for row in rows if "size" in row]
+    return _table(["", *SHAPE], {title: {} for title in titles})
+
+
+def _group(rows: Sequence[Mapping[str, Any]], group: str) -> str:
+    return _table([""], {(row["name"],): row[group] for row in rows if row.get(group)})
+
+
+def _turned(rows: Sequence[Mapping[str, Any]], group: str) -> str:
+    """A line for each number and a column for each row."""
+    names = dict.fromkeys(name for row in rows for name in row[group])
+    columns = {row["name"]: row[group] for row in rows}
+    return _table(
+        [""],
+        {
+            (name,): {row: numbers[name] for row, numbers in columns.items() if name in numbers}
+            for name in names
+        },
+    )
 
 
 def _conditions(file: Mapping[str, Any]) -> str:
@@ -91,16 +117,17 @@ def _conditions(file: Mapping[str, Any]) -> str:
     tera = {name: shown(value / 1e12) for name, value in gpu.items() if name.endswith("_per_s")}
     libraries = ("python", "torch", "triton", "cupy", "timm", "bilevel")
     versions = ", ".join(f"{name} {file[name]}" for name in libraries if file[name])
+    commands = " and ".join(f"`{command}`" for command in file["commands"].values())
     return (
         f"**{gpu['name']}**, driver {file['driver']}, CUDA {file['cuda']}, {versions}, commit "
-        f"`{file['commit']}`; by `{file['command']}` on {file['date']}. Of the memory's "
+        f"`{file['commit']}`; by {commands} on {file['date']}. Of the memory's "
         f"{tera['memory_bytes_per_s']} TB/s a copy reached {tera['copied_bytes_per_s']}; a product "
         f"of matrices in bfloat16 reached {tera['bfloat16_flops_per_s']} TFLOP/s."
     )
 
 
 def _readable(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with the least time before the times, and its bytes as mebibytes."""
+    """A row with the floor before the times, and with mebibytes for bytes."""
     changed = dict(row)
     for name, least in row.get("floor_ms", {}).items():
         group = f"attention_{name}_ms"
@@ -110,20 +137,8 @@ def _readable(row: Mapping[str, Any]) -> dict[str, Any]:
     return changed
 
 
-def _ratios(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each ratio and a column for each row: there are many ratios."""
-    names = dict.fromkeys(name for row in rows for name in row["ratios"])
-    return _table(
-        [""],
-        {
-            (name,): {row["name"]: row["ratios"][name] for row in rows if name in row["ratios"]}
-            for name in names
-        },
-    )
-
-
 def _left_out(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """A line for each reason in each row, with the numbers that it cost."""
+    """A line for each reason in each row, with the numbers that are missing for it."""
     reasons: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         for what, why in row["left_out"].items():

@@ -1,1 +1,1 @@
-"""What bilevel takes beside the formulation that others copy: ratios, measured in one run."""
+"""Time the operator and whole models beside other ways to compute them, in one run."""

@@ -1,4 +1,4 @@
-"""BRA by FlexAttention: a mask of blocks, which are the regions, and tokens in their order."""
+"""BRA by FlexAttention: tokens in region order, and a mask whose blocks are the regions."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from bilevel.errors import ShapeError
 from bilevel.grid import Grid
 from bilevel.ops import merge, partition, route, summarize
 
-SMALLEST = 16
-"""Tokens of a tile that FlexAttention multiplies."""
+SMALLEST_TILE = 16
+"""Tokens in the smallest tile that FlexAttention multiplies."""
 
-WHOLE_TILES = 128
-"""Tokens of a region in which its own choice of tiles fits; smaller ones need tiles of theirs."""
+DEFAULT_TILE = 128
+"""Tokens in the tiles that FlexAttention chooses; smaller blocks need tiles of their own size."""
 
 
 def compiled() -> Callable[..., Any]:
-    """FlexAttention, fused; without torch.compile it keeps all scores."""
+    """FlexAttention as a fused kernel; without torch.compile it stores all scores."""
     return torch.compile(flex_attention, dynamic=False)
 
 
 def flex_bra(
     attend: Callable[..., Any], q: Tensor, k: Tensor, v: Tensor, topk: int, regions: int
 ) -> Tensor:
-    """:func:`bilevel.bra` on ``(N, H, W, M, D)``, with a mask that is built for this call."""
+    """:func:`bilevel.bra` on ``(N, H, W, M, D)``; this call builds its own mask."""
     grid = Grid(q.shape[1:3], regions)
-    mask = block_mask(routes(q, k, topk, regions), grid)
+    mask = block_mask(routed_regions(q, k, topk, regions), grid)
     queries, keys, values = (in_region_order(x, grid) for x in (q, k, v))
     out = flex_routed(attend, queries, keys, values, mask)
     n, m, _, d = out.shape
@@ -42,10 +42,10 @@ def flex_bra(
 def flex_routed(
     attend: Callable[..., Any], q: Tensor, k: Tensor, v: Tensor, mask: BlockMask
 ) -> Tensor:
-    """The kernel alone, on ``(N, M, R * T, D)`` in the order of regions."""
+    """The kernel alone, on ``(N, M, R * T, D)`` in region order."""
     size = mask.BLOCK_SIZE[0]
     tiles = ("BLOCK_M", "BLOCK_N", "BLOCK_M1", "BLOCK_N1", "BLOCK_M2", "BLOCK_N2")
-    options = None if size >= WHOLE_TILES else dict.fromkeys(tiles, size)
+    options = None if size >= DEFAULT_TILE else dict.fromkeys(tiles, size)
     out: Tensor = attend(q, k, v, block_mask=mask, kernel_options=options)
     return out
 
@@ -56,24 +56,25 @@ def in_region_order(x: Tensor, grid: Grid) -> Tensor:
     return partition(x, grid).reshape(n, prod(grid.spatial), m, d).transpose(1, 2)
 
 
-def routes(q: Tensor, k: Tensor, topk: int, regions: int) -> Tensor:
-    """The key regions ``(N, R, topk)`` of every query region."""
+def routed_regions(q: Tensor, k: Tensor, topk: int, regions: int) -> Tensor:
+    """The key regions ``(N, R, topk)`` of each query region, for ``routes=`` or a mask."""
     grid = Grid(q.shape[1:3], regions)
     return route(summarize(q, grid), summarize(k, grid), topk).index
 
 
 def block_mask(index: Tensor, grid: Grid) -> BlockMask:
-    """A mask whose blocks are the routed regions ``(N, R, k)``; nothing is masked within one.
+    """A mask whose blocks are the routed regions ``(N, R, k)``, each attended to as a whole.
 
-    Raises ShapeError if regions differ in size or have less tokens than a tile.
+    Raises ShapeError if regions differ in size, or if their tokens are not a power of two of at
+    least :data:`SMALLEST_TILE`.
     """
     size = grid.region_tokens
-    if size < SMALLEST or size & (size - 1) or not grid.uniform:
+    if size < SMALLEST_TILE or size & (size - 1) or not grid.uniform:
         raise ShapeError(
-            f"expected regions of a power of two of tokens, {SMALLEST} at least, for FlexAttention "
-            f"to take them as blocks, got {size} tokens at most in {grid}"
+            f"expected regions of one size, a power of two of at least {SMALLEST_TILE} tokens, as "
+            f"blocks for FlexAttention, got {grid} with up to {size} tokens in a region"
         )
-    counts = torch.full_like(index[:, None, :, 0], index.shape[-1], dtype=torch.int32)
-    columns = F.pad(index[:, None].int(), (0, grid.num_regions - index.shape[-1]))
-    mask: BlockMask = BlockMask.from_kv_blocks(counts, columns, BLOCK_SIZE=size)
+    kv_num_blocks = torch.full_like(index[:, None, :, 0], index.shape[-1], dtype=torch.int32)
+    kv_indices = F.pad(index[:, None].int(), (0, grid.num_regions - index.shape[-1]))
+    mask: BlockMask = BlockMask.from_kv_blocks(kv_num_blocks, kv_indices, BLOCK_SIZE=size)
     return mask

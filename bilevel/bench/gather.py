@@ -12,7 +12,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from bilevel.models.module import BiFormer
+from bilevel.models import BiFormer
 from bilevel.nn import BiLevelRoutingAttention
 
 

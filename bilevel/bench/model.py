@@ -1,4 +1,4 @@
-"""Whole models beside the gather formulation and beside a Swin transformer of timm."""
+"""Whole models beside the gather formulation and a Swin transformer of timm: one row for each."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from bilevel.bench.contest import Step, contest
+from bilevel.bench.comparison import Step, compare
 from bilevel.bench.gather import gather_formulation
-from bilevel.bench.kernels import milliseconds_by_kind
-from bilevel.models import BiFormer
+from bilevel.bench.profiler import milliseconds_by_kind
+from bilevel.bench.results import Row
+from bilevel.models import BiFormer, biformer_small, biformer_tiny
 
 SWIN = "swin_tiny_patch4_window7_224"
 
@@ -26,12 +27,37 @@ RATIOS = (
     ("eager to swin", "bilevel", "swin"),
     ("compiled to swin compiled", "bilevel compiled", "swin compiled"),
 )
-"""How many times as long as the one model the other takes."""
+"""The name of a ratio, the model that it is of, and the model that takes so many times as long."""
+
+BATCH = {"cpu": 8, "cuda": 128}
+"""Images of 224 x 224 pixels in a batch, by device."""
 
 
-def inference(
-    build: Callable[[], BiFormer], batch: int, rounds: int, device: str = "cpu"
-) -> dict[str, Any]:
+def rows(device: str, rounds: int) -> dict[str, Callable[[], Row]]:
+    """All rows by name, each as a function that measures it; the most important first."""
+
+    def row(
+        measure: Callable[[Callable[[], BiFormer], int, int, str], Row],
+        build: Callable[[], BiFormer],
+    ) -> Callable[[], Row]:
+        slow = device == "cpu" and measure is training  # a step takes seconds there
+        turns = max(3, rounds // 3) if slow else rounds
+        return partial(measure, build, BATCH[device], turns, device)
+
+    most_important = {
+        "BiFormer-S, inference": row(inference, biformer_small),
+        "BiFormer-T, training": row(training, biformer_tiny),
+    }
+    if device == "cpu":
+        return most_important
+    return {
+        **most_important,
+        "BiFormer-T, inference": row(inference, biformer_tiny),
+        "BiFormer-S, training": row(training, biformer_small),
+    }
+
+
+def inference(build: Callable[[], BiFormer], batch: int, rounds: int, device: str) -> Row:
     """Images per second, eager and compiled; on CUDA in bfloat16 by autocast."""
     images = _images(batch, device)
     models = {name: model.eval() for name, model in _models(build, device).items()}
@@ -42,14 +68,14 @@ def inference(
 
     runs: dict[str, Callable[..., Tensor]] = {**models, **_compiled(models)}
     steps = {name: partial(step, run) for name, run in runs.items()}
-    return {"what": "inference", **_results(build, batch, steps, rounds, device)}
+    return {"what": "inference", **_row(build, batch, steps, rounds, device)}
 
 
-def training(
-    build: Callable[[], BiFormer], batch: int, rounds: int, device: str = "cpu"
-) -> dict[str, Any]:
-    """Images per second through forward, backward and step of the optimizer; on CUDA compiled too,
-    which a CPU takes long for, and in bfloat16 by autocast."""
+def training(build: Callable[[], BiFormer], batch: int, rounds: int, device: str) -> Row:
+    """Images per second through forward, backward and the optimizer's step.
+
+    On CUDA in bfloat16 by autocast, and compiled too; to compile it for a CPU takes minutes.
+    """
     images, labels = _images(batch, device), torch.randint(1000, (batch,), device=device)
     models = {name: model.train() for name, model in _models(build, device).items()}
     optimizers = {
@@ -72,7 +98,7 @@ def training(
         name: partial(step, run, optimizers[name.removesuffix(" compiled")])
         for name, run in runs.items()
     }
-    return {"what": "training", **_results(build, batch, steps, rounds, device)}
+    return {"what": "training", **_row(build, batch, steps, rounds, device)}
 
 
 def _models(build: Callable[[], BiFormer], device: str) -> dict[str, nn.Module]:
@@ -99,12 +125,12 @@ def _precision(device: str) -> AbstractContextManager[Any]:
     return nullcontext() if device == "cpu" else torch.autocast(device, torch.bfloat16)
 
 
-def _results(
+def _row(
     build: Callable[[], BiFormer], batch: int, steps: Mapping[str, Step], rounds: int, device: str
-) -> dict[str, Any]:
-    torch.compiler.reset()  # what was compiled for other rows does not count against these
+) -> Row:
+    torch.compiler.reset()  # else models of other rows count as compiling again
     ready = {name: lambda step=step: [step] for name, step in steps.items()}
-    times, _, left_out = contest(ready, rounds, device)
+    times, _, left_out = compare(ready, rounds, device)
     return {
         "model": build.__name__,
         "batch": batch,
@@ -122,6 +148,6 @@ def _results(
 def _by_kernel(
     steps: Mapping[str, Step], left_out: Mapping[str, str]
 ) -> dict[str, dict[str, float]]:
-    """Where the time goes, of our model and of Swin."""
+    """Where the time of our model goes, and that of Swin."""
     shown = (name for name in ("bilevel", "swin") if name not in left_out)
     return {f"{name}_kernels_ms": milliseconds_by_kind(steps[name]) for name in shown}

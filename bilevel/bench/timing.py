@@ -1,4 +1,4 @@
-"""Times of contestants in turn, so that what else the machine does falls on all of them alike."""
+"""Times of candidates that take turns, so that a busy machine slows all of them alike."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 
 Clock: TypeAlias = Callable[[Callable[[], object]], float]
-"""Makes one call, and tells the seconds it took."""
+"""Makes one call and returns its seconds."""
 
 LONGEST_REASON = 300
 """Characters that are kept of an error's message."""
 
 
 class Turn(NamedTuple):
-    """What a contestant does when it is its turn."""
+    """What a candidate runs when it is its turn."""
 
     run: Callable[[], object]
     calls: int = 1
-    """How often ``run`` calls the contestant."""
+    """Calls of the candidate in one ``run``."""
 
 
 def on_host(run: Callable[[], object]) -> float:
@@ -48,20 +48,23 @@ def _event() -> Any:
 
 
 def clock_of(device: str) -> Clock:
-    """The clock for arrays on a kind of device."""
+    """The clock for work on a device, ``"cpu"`` or ``"cuda"``."""
     return on_cuda if device == "cuda" else on_host
 
 
 def milliseconds(
     turns: Mapping[str, Turn], rounds: int, clock: Clock, left_out: dict[str, str]
 ) -> dict[str, float]:
-    """The median time of each contestant's calls, over rounds in which each has one turn, in an
-    order by chance, for the memory that one frees slows the next; one round more goes first, to
-    warm up. Who fails has no time, but a reason in ``left_out``."""
+    """The median time of one call of each candidate.
+
+    Each candidate has one turn in each round. The order within a round is random, because memory
+    that one candidate frees slows the next. One more round goes first, to warm up. A candidate
+    that fails has no time; ``left_out`` gets the reason.
+    """
     times: dict[str, list[float]] = {name: [] for name in turns}
-    order, chance = list(turns), Random(0)
+    order, random = list(turns), Random(0)
     for number in range(rounds + 1):
-        chance.shuffle(order)
+        random.shuffle(order)
         for name in order:
             if name in left_out:
                 continue
@@ -78,7 +81,7 @@ def milliseconds(
 
 @contextmanager
 def recorded(name: str, left_out: dict[str, str]) -> Iterator[None]:
-    """What goes wrong for one contestant is noted, in one line, and the others go on."""
+    """Record an error of one candidate in one line of ``left_out``, so that the others go on."""
     try:
         yield
     except Exception as error:
@@ -86,14 +89,14 @@ def recorded(name: str, left_out: dict[str, str]) -> Iterator[None]:
         left_out[name] = f"{type(error).__name__}: {message}"[:LONGEST_REASON]
     if name in left_out and torch.cuda.is_available():
         gc.collect()  # what the error's frames held
-        with suppress(RuntimeError):  # after an error that stays, all else on the GPU fails too
+        with suppress(RuntimeError):  # after a sticky CUDA error, all else on the GPU fails too
             torch.cuda.empty_cache()
 
 
 def captured(run: Callable[[], object], pool: Any) -> Callable[[], object]:
-    """The device's work of a call as a CUDA graph, to be replayed: without launches by the host.
+    """The replay of a CUDA graph of ``run``: the device's work without launches by the host.
 
-    Graphs of one ``pool`` share memory, so results are only there until another is replayed.
+    Graphs of one ``pool`` share memory, so a result is valid until the next replay.
     """
     aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     aside.wait_stream(torch.cuda.current_stream())

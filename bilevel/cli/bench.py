@@ -4,35 +4,56 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import OmitArgPrefixes, subcommand
 
 from bilevel.cli.console import CONSOLE
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Measure the operator or whole models on this machine's CPU, or both on its GPU; print the
-    rows, save them as JSON."""
-
-    what: Positional[Literal["op", "model", "gpu"]]
-    """On the CPU the operator, or whole models; all on the GPU."""
-    out: Path | None = None
-    """The file for the results, by default `benchmarks/cpu-op.json` or `benchmarks/cpu-model.json`;
-    of `gpu` the folder, by default `benchmarks`, for a file named for the GPU. It is saved row by
-    row, and a run that was ended early goes on where it was."""
+class _Timed:
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where to measure: the CPU, on any machine, or the GPU that torch finds."""
+    out: Path = Path("benchmarks")
+    """The folder for the results. On a CPU each subject has its file, `cpu-op.json` or
+    `cpu-model.json`; on a GPU all share one, which is named for the GPU."""
     rounds: int = 15
-    """Turns of each contestant; the median counts."""
+    """Turns of each candidate; the median counts."""
     commit: str | None = None
-    """The commit that is measured, where there is no checkout to ask."""
+    """The commit that is measured, for an installation that is no git checkout."""
+
+    def measure(self, subject: str) -> None:
+        from bilevel.bench.runner import run
+
+        run(subject, self.device, self.out, self.rounds, CONSOLE, self.commit)
+
+
+@dataclass(frozen=True)
+class Op(_Timed):
+    """Time the operator on the feature maps of BiFormer's stages and on larger ones."""
 
     def __call__(self) -> None:
-        from bilevel.bench import report
+        self.measure("op")
 
-        folder = Path("benchmarks")
-        if self.what == "gpu":
-            report.run_gpu(self.out or folder, self.rounds, CONSOLE, self.commit)
-        else:
-            out = self.out or folder / f"cpu-{self.what}.json"
-            report.run(self.what, out, self.rounds, CONSOLE, self.commit)
+
+@dataclass(frozen=True)
+class Model(_Timed):
+    """Time whole models: images per second, in inference and in training."""
+
+    def __call__(self) -> None:
+        self.measure("model")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measure bilevel on this machine beside other ways to compute the same; print each row and
+    save it as JSON. A run that was ended early goes on where it was."""
+
+    subject: OmitArgPrefixes[
+        Annotated[Op, subcommand("op", prefix_name=False)]
+        | Annotated[Model, subcommand("model", prefix_name=False)]
+    ]
+
+    def __call__(self) -> None:
+        self.subject()

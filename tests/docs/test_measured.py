@@ -19,7 +19,10 @@ SHAPE = {
     "dtype": "float16",
 }
 GPU = {
-    "command": "bilevel bench gpu --rounds 15",
+    "commands": {
+        "op": "bilevel bench op --device cuda --rounds 15",
+        "model": "bilevel bench model --device cuda --rounds 9",
+    },
     "date": "2026-11-30",
     "commit": "c0ffee",
     "driver": "580.1",
@@ -64,7 +67,12 @@ GPU = {
         },
     ],
 }
-CPU = {"rows": [{"size": 8, "forward_ms": {"gather": 1.0}}]}
+CPU = {
+    "rows": [
+        {"name": "first", **SHAPE, "forward_ms": {"gather": 1.0}, "ratios": {"to best": 0.9}},
+        {"name": "second", "batch": 8, "ratios": {"to best": 1.1}},
+    ]
+}
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +93,9 @@ def test_tables_of_a_gpu_are_those_of_its_file(pages: Any, tmp_path: Path) -> No
     lines = pages.gpu_benchmarks(tmp_path).splitlines()
     assert lines[0] == (
         "**NVIDIA H200**, driver 580.1, CUDA 13.0, python 3.12.3, torch 2.11.0, triton 3.6.0, "
-        "bilevel 0.1.0, commit `c0ffee`; by `bilevel bench gpu --rounds 15` on 2026-11-30. Of the "
-        "memory's 4.80 TB/s a copy reached 4.30; a product of matrices in bfloat16 reached 790 "
-        "TFLOP/s."
+        "bilevel 0.1.0, commit `c0ffee`; by `bilevel bench op --device cuda --rounds 15` and "
+        "`bilevel bench model --device cuda --rounds 9` on 2026-11-30. Of the memory's 4.80 "
+        "TB/s a copy reached 4.30; a product of matrices in bfloat16 reached 790 TFLOP/s."
     )
     assert "| first | 1 | [60, 50] | 10 | 4 | 1 | 20 | float16 |" in lines
     start = lines.index("|  | floor | bilevel | flash |")
@@ -109,7 +117,32 @@ def test_without_a_file_there_is_no_number(pages: Any, tmp_path: Path) -> None:
     assert not any(letter.isdigit() for letter in pages.NOTHING)
 
 
-def test_a_table_of_a_cpu(pages: Any, tmp_path: Path) -> None:
-    (tmp_path / "cpu-op.json").write_text(json.dumps(CPU))
-    found = pages.benchmark(tmp_path / "cpu-op.json", "forward_ms")
-    assert found.splitlines() == ["| size | gather |", "| --- | ---: |", "| 8 | 1.00 |"]
+def test_tables_of_a_cpu(pages: Any, tmp_path: Path) -> None:
+    path = tmp_path / "cpu-op.json"
+    path.write_text(json.dumps(CPU))
+    found = pages.benchmark(path, "forward_ms")
+    assert found.splitlines() == ["|  | gather |", "| --- | ---: |", "| first | 1.00 |"]
+    shapes = pages.shapes(path).splitlines()
+    assert shapes[0].startswith("|  | batch | size | regions |")
+    assert shapes[2:] == ["| first | 1 | [60, 50] | 10 | 4 | 1 | 20 | float16 |"]
+
+
+def test_numbers_are_columns_unless_there_are_more_of_them_than_rows(
+    pages: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "cpu-op.json"
+    path.write_text(json.dumps(CPU))
+    assert pages.benchmark(path, "ratios").splitlines() == [
+        "|  | to best |",
+        "| --- | ---: |",
+        "| first | 0.900 |",
+        "| second | 1.10 |",
+    ]
+    row = {"name": "first", "ratios": {"to best": 0.9, "to gather": 2.0}}
+    path.write_text(json.dumps({"rows": [row]}))
+    assert pages.benchmark(path, "ratios").splitlines() == [
+        "|  | first |",
+        "| --- | ---: |",
+        "| to best | 0.900 |",
+        "| to gather | 2.00 |",
+    ]

@@ -1,4 +1,4 @@
-"""A contest: each entrant made ready, its memory measured, then all timed in turn."""
+"""Compare candidates: make each ready, measure its memory, then time all of them in turn."""
 
 from __future__ import annotations
 
@@ -11,38 +11,39 @@ from torch import Tensor
 from bilevel.bench.timing import Clock, Turn, captured, clock_of, milliseconds, recorded
 
 Step: TypeAlias = Callable[[], tuple[Tensor, ...]]
-"""One call of a contestant on arrays of its own, to its results."""
+"""One call of a candidate on its own arrays; returns the results."""
 
-SETTLED = 0.02
-"""Seconds of calls after which a turn ends: more would not make a median steadier."""
+TURN_S = 0.02
+"""Seconds after which a turn makes no further call: more would not make a median steadier."""
 
 
-class Results(NamedTuple):
-    """Of the contestants, by name."""
+class Comparison(NamedTuple):
+    """What was measured of each candidate, by name."""
 
     milliseconds: dict[str, float]
+    """Median time of one call."""
     extra_bytes: dict[str, int]
-    """The most memory at once beyond inputs and results; none is known of a CPU's."""
+    """Peak GPU memory beyond inputs and results; empty on a CPU."""
     left_out: dict[str, str]
-    """Why a contestant has no time."""
+    """Why a candidate has no time."""
 
 
-def contest(
-    entrants: Mapping[str, Callable[[], Sequence[Step]]],
+def compare(
+    candidates: Mapping[str, Callable[[], Sequence[Step]]],
     rounds: int,
     device: str,
     *,
     graphs: bool = False,
-) -> Results:
-    """Time the steps that each entrant makes ready: calls that differ in their arrays alone.
+) -> Comparison:
+    """Time each candidate's steps: calls that are alike but for their arrays.
 
     With ``graphs``, on CUDA, only the device's work counts, as a CUDA graph replays it.
     """
     clock = clock_of(device)
     pool = torch.cuda.graph_pool_handle() if graphs and device == "cuda" else None
     turns: dict[str, Turn] = {}
-    found = Results({}, {}, {})
-    for name, ready in entrants.items():
+    found = Comparison({}, {}, {})
+    for name, ready in candidates.items():
         with recorded(name, found.left_out):
             steps = ready()
             steps[0]()  # compiles, where there is something to compile
@@ -54,8 +55,8 @@ def contest(
 
 
 def _turn(steps: Sequence[Step], clock: Clock, pool: Any) -> Turn:
-    """A call of each step, or of as many as :data:`SETTLED` has time for, one at least."""
-    calls = max(1, min(len(steps), int(SETTLED / max(clock(steps[0]), 1e-9))))
+    """One call of each step, or of the first ones that fit in :data:`TURN_S`; never none."""
+    calls = max(1, min(len(steps), int(TURN_S / max(clock(steps[0]), 1e-9))))
 
     def run() -> object:
         # Results stay until the last is there: else all would be written to the same memory,
@@ -66,7 +67,7 @@ def _turn(steps: Sequence[Step], clock: Clock, pool: Any) -> Turn:
 
 
 def extra_bytes(step: Step) -> int:
-    """The most memory on the GPU at once, beyond what was there and what the step returns."""
+    """Peak GPU memory during a step, beyond what was allocated before and what it returns."""
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()

@@ -1,13 +1,13 @@
-"""Where the time of a step on a CPU goes, by kind of kernel, as torch's profiler sees it."""
+"""Where the time of a step on a CPU goes, by kind of kernel, from torch's profiler."""
 
 from __future__ import annotations
 
 from torch.profiler import ProfilerActivity, profile
 
-from bilevel.bench.contest import Step
+from bilevel.bench.comparison import Step
 
 CALLS = 3
-"""Calls that times are means of."""
+"""Calls over which times are averaged."""
 
 KINDS = {
     "linear layers": ("addmm", "mm"),
@@ -29,15 +29,15 @@ KINDS = {
         "native_batch_norm_backward",
     ),
 }
-"""The kernels of each kind, by torch's names. Linear layers write their bias before they multiply,
-as a copy, which is not among them."""
+"""The kernels of each kind, by torch's names. A linear layer first copies its bias into the result;
+that copy counts as the rest."""
 
 REST = "the rest"
-"""Copies, sums, additions, gathers, sorting, and what Python and torch take to call all of it."""
+"""Copies, sums, additions, gathers, sorting, and the calls themselves in Python and torch."""
 
 
 def milliseconds_by_kind(step: Step) -> dict[str, float]:
-    """Milliseconds of one step in kernels of each kind, without gaps between them."""
+    """Milliseconds of one step in kernels of each kind, without the gaps between kernels."""
     with profile(activities=[ProfilerActivity.CPU]) as found:
         for _ in range(CALLS):
             step()
