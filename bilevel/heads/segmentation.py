@@ -40,8 +40,9 @@ class SemanticFPN(nn.Module):
     Examples
     --------
     >>> import torch
-    >>> head = SemanticFPN((64, 128, 256, 512), num_classes=150).eval()
-    >>> maps = [torch.zeros(1, c, 128 // s, 96 // s) for c, s in zip((64, 128, 256, 512), (4, 8, 16, 32))]
+    >>> widths, strides = (64, 128, 256, 512), (4, 8, 16, 32)
+    >>> head = SemanticFPN(widths, num_classes=150).eval()
+    >>> maps = [torch.zeros(1, c, 128 // s, 96 // s) for c, s in zip(widths, strides)]
     >>> head(maps).shape
     torch.Size([1, 150, 32, 24])
     """
@@ -56,10 +57,8 @@ class SemanticFPN(nn.Module):
     ) -> None:
         super().__init__()
         widths = [count("in_channels", width) for width in in_channels]
-        channels, pyramid_channels = (
-            count(name, n)
-            for name, n in (("channels", channels), ("pyramid_channels", pyramid_channels))
-        )
+        channels = count("channels", channels)
+        pyramid_channels = count("pyramid_channels", pyramid_channels)
         self.in_channels = tuple(widths)
         self.pyramid = FeaturePyramidNetwork(widths, pyramid_channels)
         self.levels = nn.ModuleList(

@@ -45,9 +45,7 @@ def by_hand(head: SemanticFPN, x: list[Tensor]) -> Tensor:
             at = f"levels.{level}.{step * (4 if level else 3)}"
             norm = f"levels.{level}.{step * (4 if level else 3) + 1}"
             y = conv(y, at, 1)
-            mean, var = (
-                weights[f"{norm}.running_{s}"][:, None, None] for s in ("mean", "var")
-            )
+            mean, var = (weights[f"{norm}.running_{s}"][:, None, None] for s in ("mean", "var"))
             scale, shift = (weights[f"{norm}.{s}"][:, None, None] for s in ("weight", "bias"))
             y = ((y - mean) / (var + 1e-5).sqrt() * scale + shift).clamp(min=0)
             if level:
@@ -91,5 +89,5 @@ def test_what_does_not_fit_is_an_error() -> None:
         head(maps(64, 64)[1:])
     with pytest.raises(ArgumentError, match="expected num_classes to be an integer of at least 1"):
         SemanticFPN(WIDTHS, 0)
-    with pytest.raises(ArgumentError, match="expected in_channels to be an integer .*got True"):
+    with pytest.raises(ArgumentError, match=r"expected in_channels to be an integer .*got True"):
         SemanticFPN((True, 2), 1)
