@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, get_args
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from numbers import Real
+from operator import index as as_index
+from typing import Any, Literal, TypeAlias, get_args
 
 from bilevel.attention import Padding
 from bilevel.errors import InputError, ShapeError
@@ -70,11 +72,18 @@ class BiFormerConfig:
                     f"expected {name} to be one of {get_args(kind)}, got {getattr(self, name)!r}"
                 )
         for name, low in _LEAST.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < low:
-                raise InputError(f"expected {name} to be an int of at least {low}, got {value!r}")
-        if not 0 <= self.drop_path < 1:
-            raise InputError(f"expected drop_path from 0 to below 1, got {self.drop_path!r}")
+            value = _integer(getattr(self, name))
+            if value is None or value < low:
+                raise InputError(
+                    f"expected {name} to be an int of at least {low}, got {getattr(self, name)!r}"
+                )
+            object.__setattr__(self, name, value)
+        rate: object = self.drop_path
+        if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 <= float(rate) < 1:
+            raise InputError(f"expected drop_path from 0 to below 1, got {rate!r}")
+        object.__setattr__(self, "drop_path", float(rate))
+        for name in _PER_STAGE:
+            object.__setattr__(self, name, _per_stage(name, getattr(self, name)))
         self._check_stages()
 
     def _check_stages(self) -> None:
@@ -95,6 +104,38 @@ class BiFormerConfig:
         if self.layout == "biformer" and self.embed_dims[0] % 2:
             raise ShapeError(f"expected an even first width, got {self.embed_dims[0]}")
 
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as types that JSON has.
+
+        >>> BiFormerConfig().to_dict()["topk"]
+        [1, 4, 16, None]
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {name: list(values[name]) for name in _PER_STAGE}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> BiFormerConfig:
+        """The config that :meth:`to_dict` made this of.
+
+        Raises
+        ------
+        InputError
+            If a field is missing or unknown, so that no default of today stands for a value of
+            then; and as the constructor does.
+        ShapeError
+            As the constructor does.
+        """
+        if not isinstance(values, Mapping):
+            raise InputError(f"expected the fields of a BiFormerConfig, got {values!r}")
+        names = {field.name for field in fields(cls)}
+        wrong = [f"missing {name}" for name in sorted(names - set(values))]
+        wrong += [f"unknown {name}" for name in values if name not in names]
+        if wrong:
+            raise InputError(
+                f"expected exactly the fields of a BiFormerConfig, got {', '.join(wrong)}"
+            )
+        return cls(**values)
+
     @property
     def layer_norm_eps(self) -> float:
         """Added to the variance by layer normalisation, as in the official code."""
@@ -106,6 +147,25 @@ class BiFormerConfig:
         return (self.drop_path * i / last for i in range(sum(self.depths)))
 
 
+def _integer(value: object) -> int | None:
+    """An integer of any library as an int; None for anything else, True and False included."""
+    try:
+        return None if isinstance(value, bool) else as_index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def _per_stage(name: str, values: Any) -> tuple[int | None, ...]:
+    """A list or tuple of integers as a tuple of int; ``topk`` may hold None."""
+    if isinstance(values, (list, tuple)):
+        entries = tuple(_integer(value) for value in values)
+        is_none = [value is None and name == "topk" for value in values]
+        if all(new is not None or none for new, none in zip(entries, is_none, strict=True)):
+            return entries
+    raise InputError(f"expected {name} to be a tuple of int, one per stage, got {values!r}")
+
+
+_PER_STAGE = ("depths", "embed_dims", "topk")
 _LEAST = {"mlp_ratio": 1, "head_dim": 1, "regions": 1, "num_classes": 0, "in_chans": 1}
 """The least value of each count."""
 
