@@ -1,4 +1,4 @@
-"""All commands, and how arguments become one of them.
+"""The table of all commands, and how arguments become one of them.
 
 A command is a frozen dataclass: its fields are its arguments, calling it does the work.
 """
@@ -19,6 +19,17 @@ from bilevel.cli.predict import Predict
 from bilevel.cli.resume import Resume
 from bilevel.cli.train import Train, TrainDigits
 from bilevel.errors import InputError
+from bilevel.train.config import DIGITS
+
+COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
+    "train": Train,
+    "resume": Resume,
+    "eval": Evaluate,
+    "predict": Predict,
+    "backends": Backends,
+    "bench": Bench,
+}
+"""All commands by name. A new one is a file beside this one, and a line here."""
 
 
 def parse(args: Sequence[str]) -> Callable[[], None]:
@@ -26,15 +37,10 @@ def parse(args: Sequence[str]) -> Callable[[], None]:
 
     Raises InputError if they name none, or do not fit it.
     """
-    commands: dict[str, Callable[..., Callable[[], None]]] = {
+    commands = dict(COMMANDS)
+    if list(args[1:2]) == [DIGITS.data]:
         # The defaults depend on the data, named first: minutes on a CPU, or a whole recipe.
-        "train": TrainDigits if list(args[1:2]) == ["digits"] else Train,
-        "resume": Resume,
-        "eval": Evaluate,
-        "predict": Predict,
-        "backends": Backends,
-        "bench": Bench,
-    }
+        commands["train"] = TrainDigits
     said = io.StringIO()
     try:
         with redirect_stderr(said):

@@ -1,5 +1,13 @@
 """The console that all commands print to: plain text, a line stays a line."""
 
+from collections.abc import Mapping
+
 from rich.console import Console
 
 CONSOLE = Console(soft_wrap=True, markup=False, highlight=False)
+
+
+def print_score(test: Mapping[str, float]) -> None:
+    """Print what a model is judged by, the last of the numbers that were measured in testing."""
+    *_, (name, value) = test.items()
+    print(f"test {name} {value:.4f}")

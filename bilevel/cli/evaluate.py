@@ -19,11 +19,11 @@ class Evaluate:
 
     def __call__(self) -> None:
         from bilevel.train import data
-        from bilevel.train.loop import load_data, load_run
+        from bilevel.train.run import find_data, load
         from bilevel.train.step import evaluate
+        from bilevel.train.tasks import task_of
 
-        run = load_run(self.run, self.device)
-        test = load_data(run.config).test
-        metrics = evaluate(run.model, data.batches(test, run.config))
-        print(f"test loss {metrics.mean_loss:.4f}")
-        print(f"test accuracy {metrics.accuracy:.4f}")
+        run, model = load(self.run, self.device)
+        test = data.InOrder(find_data(run).test, run.config)
+        for name, value in evaluate(task_of(run.config), model, test).items():
+            print(f"test {name} {value:.4f}")

@@ -29,13 +29,14 @@ class Predict:
         import torch
 
         from bilevel.train import data
-        from bilevel.train.loop import load_run
+        from bilevel.train.run import load
+        from bilevel.train.tasks import task_of
 
-        run = load_run(self.run, self.device)
-        view = data.reader(run.config)
+        run, model = load(self.run, self.device)
+        task, view = task_of(run.config), data.reader(run.config)
         inputs = [view(path) for path in self.images]  # all of them first: one may not be readable
         with torch.inference_mode():
             for path, image in zip(self.images, inputs, strict=True):
-                probabilities = run.model(image[None].to(run.config.device)).softmax(-1)[0]
-                best = int(probabilities.argmax())
-                print(f"{path}: {run.classes[best]} {float(probabilities[best]):.4f}")
+                outputs = task.outputs(model, image[None].to(run.config.device), None)
+                [said] = task.describe(outputs, run.data.classes)
+                print(f"{path}: {said}")

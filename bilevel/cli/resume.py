@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from bilevel.cli.console import CONSOLE
+from bilevel.cli.console import CONSOLE, print_score
 
 
 @dataclass(frozen=True)
@@ -20,4 +20,4 @@ class Resume:
     def __call__(self) -> None:
         from bilevel.train.loop import resume
 
-        print(f"test accuracy {resume(self.run, CONSOLE):.4f}")
+        print_score(resume(self.run, CONSOLE))

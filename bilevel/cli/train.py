@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tyro.conf import OmitArgPrefixes
 
-from bilevel.cli.console import CONSOLE
+from bilevel.cli.console import CONSOLE, print_score
 from bilevel.train.config import DIGITS, TrainConfig
 
 
@@ -19,7 +19,7 @@ class Train:
     def __call__(self) -> None:
         from bilevel.train.loop import train
 
-        print(f"test accuracy {train(self.config, CONSOLE):.4f}")
+        print_score(train(self.config, CONSOLE))
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,11 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from bilevel.errors import InputError
 from bilevel.files import replacing
-from bilevel.models import BiFormer
-from bilevel.models.parameters import check_parameters, parameter_shapes
+from bilevel.models.parameters import check_parameters
 from bilevel.train.step import State
 
 MODEL, OPTIMIZER = "model.", "optimizer."
@@ -28,7 +27,7 @@ def save(path: Path, state: State) -> None:
         save_file(contiguous, partial, {"step": str(state.step)})
 
 
-def load(path: Path, device: str) -> tuple[dict[str, Tensor], int]:
+def read(path: Path, device: str) -> tuple[dict[str, Tensor], int]:
     """All tensors of a checkpoint, and its step.
 
     Raises InputError if the file is missing or is no safetensors file.
@@ -44,19 +43,20 @@ def load(path: Path, device: str) -> tuple[dict[str, Tensor], int]:
     return tensors, int(metadata["step"])
 
 
-def load_model(model: BiFormer, tensors: dict[str, Tensor], path: Path) -> None:
+def load_model(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Put the parameters of a checkpoint into a model.
 
     Raises WeightsError if they are of another one.
     """
     params = {k.removeprefix(MODEL): v for k, v in tensors.items() if k.startswith(MODEL)}
-    check_parameters(parameter_shapes(model.config), params, f"the model of {path}")
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    check_parameters(shapes, params, f"the model of {path}")
     model.load_state_dict(params)
 
 
 def restore(state: State, path: Path, device: str) -> State:
     """The state as it was saved."""
-    tensors, step = load(path, device)
+    tensors, step = read(path, device)
     load_model(state.model, tensors, path)
     moments: dict[int, dict[str, Any]] = {}
     for key, tensor in tensors.items():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from tyro.conf import Positional
+from tyro.conf import Positional, Suppress
 
 from bilevel.errors import InputError
 from bilevel.models import PUBLISHED, BiFormerConfig
@@ -20,14 +19,12 @@ MODELS = PUBLISHED | {
 }
 """The models that can be trained by name; the micro one learns small images on a CPU."""
 
-ModelName: TypeAlias = Literal[
-    "biformer_micro",
-    "biformer_tiny",
-    "biformer_small",
-    "biformer_base",
-    "biformer_stl",
-    "biformer_stl_nchw",
-]
+if TYPE_CHECKING:
+    ModelName: TypeAlias = str
+else:  # from this the command line has its choices
+    ModelName = Literal[tuple(MODELS)]
+
+TaskName: TypeAlias = Literal["classify"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +60,8 @@ class TrainConfig:
     """Where to train, as torch calls it: `cpu`, `cuda`."""
     out: Path | None = None
     """Folder of the run, not there yet; by default a new one in `runs`."""
+    task: Suppress[TaskName] = "classify"  # shown once there is a choice
+    """What to train for."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -70,6 +69,17 @@ class TrainConfig:
                 self._check(field.name)
         if self.model not in MODELS:
             raise InputError(f"expected model to be one of {', '.join(MODELS)}, got {self.model!r}")
+        if self.task not in get_args(TaskName):
+            raise InputError(f"expected task to be one of {get_args(TaskName)}, got {self.task!r}")
+
+    def architecture(self, num_classes: int, in_chans: int) -> BiFormerConfig:
+        """The model of the run, for classes and channels of its data."""
+        return replace(
+            MODELS[self.model],
+            num_classes=num_classes,
+            in_chans=in_chans,
+            drop_path=self.drop_path,
+        )
 
     def _check(self, name: str) -> None:
         kind, low, high = _RANGES[name]
@@ -106,21 +116,3 @@ DIGITS = TrainConfig(
     workers=0,
 )
 """What `bilevel train digits` does unless told otherwise."""
-
-
-def save(config: TrainConfig, path: Path) -> None:
-    """Write the config as JSON."""
-    path.write_text(json.dumps(asdict(config) | {"out": str(config.out)}, indent=2) + "\n")
-
-
-def load(path: Path) -> TrainConfig:
-    """Read a config that :func:`save` wrote; its folder is the one it lies in.
-
-    Raises InputError if there is none, or one that was changed into something else.
-    """
-    try:
-        return replace(TrainConfig(**json.loads(path.read_text())), out=path.parent)
-    except OSError as error:
-        raise InputError(f"expected the folder of a run, but cannot read {error}") from error
-    except (ValueError, TypeError) as error:
-        raise InputError(f"expected the config of a run in {path}: {error}") from error

@@ -17,26 +17,32 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from bilevel.errors import InputError
-from bilevel.train.config import TrainConfig
+from bilevel.train.config import DIGITS, TrainConfig
 
-DIGITS = "digits"
 HELD_OUT = 0.2
 HELD_OUT_FOLDERS = ("val", "test")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Batch(NamedTuple):
-    """Images ``(N, C, H, W)``, float32 and normalised, and their labels, int64 ``(N,)``."""
+    """Images ``(N, C, H, W)``, float32 and normalised, and their labels, int64 ``(N,)``; or what
+    else has a length N that a task and its model take."""
 
-    images: Tensor
-    labels: Tensor
+    images: Any
+    labels: Any
 
     def to(self, device: str) -> Batch:
         """The batch on a device."""
         return Batch(self.images.to(device), self.labels.to(device))
 
 
-SUMMARY = ("classes", "in_chans", "train_images", "test_images")
+class Summary(NamedTuple):
+    """What is saved with a run, to know its data again by."""
+
+    classes: list[str]
+    in_chans: int
+    train_images: int
+    test_images: int
 
 
 class Data(NamedTuple):
@@ -47,47 +53,76 @@ class Data(NamedTuple):
     train: Dataset[tuple[Tensor, int]]
     test: Dataset[tuple[Tensor, int]]
 
-    def summary(self) -> dict[str, Any]:
-        """What is saved with a run, to know the data again by."""
-        sizes = (len(self.train), len(self.test))  # type: ignore[arg-type]
-        return dict(zip(SUMMARY, (list(self.classes), self.in_chans, *sizes), strict=True))
+    def summary(self) -> Summary:
+        """The classes, and how much there is."""
+        return Summary(list(self.classes), self.in_chans, _length(self.train), _length(self.test))
 
 
-def load(config: TrainConfig) -> Data:
+def find(config: TrainConfig) -> Data:
     """The data a config names.
 
     Raises InputError if the path is no folder, or a folder without images in class folders.
     """
-    if config.data == DIGITS:
+    if config.data == DIGITS.data:
         return _digits(config.image_size)
     return _folder(Path(config.data), config.image_size)
 
 
-def batches(
-    dataset: Dataset[Any], config: TrainConfig, shuffle_seed: int | None = None
-) -> Iterator[Batch]:
-    """Batches of a dataset, in order, or shuffled and augmented by a seed; then without the rest
-    that does not fill a batch, unless it is all there is."""
-    training = shuffle_seed is not None
+def steps_per_epoch(dataset: Dataset[Any], config: TrainConfig) -> int:
+    """How many batches :func:`shuffled` makes of a dataset."""
+    return max(1, _length(dataset) // config.batch_size)
+
+
+def shuffled(dataset: Dataset[Any], config: TrainConfig, seed: int) -> Iterator[Batch]:
+    """Batches of a dataset, shuffled and augmented by a seed; without the rest that does not fill
+    a batch, unless it is all there is."""
+    # Workers are new in each epoch: those that stay would go on with their random numbers, which
+    # no resumed run could do.
     loader = DataLoader(
         dataset,
         config.batch_size,
-        shuffle=training,
-        drop_last=training and len(dataset) > config.batch_size,  # type: ignore[arg-type]
+        shuffle=True,
+        drop_last=_length(dataset) > config.batch_size,
         num_workers=config.workers,
-        generator=torch.Generator().manual_seed(shuffle_seed or 0),
+        generator=torch.Generator().manual_seed(seed),
     )
+    return _batches(loader, config.device)
+
+
+class InOrder:
+    """Batches of a dataset in its order, as often as asked for. Nothing in them is random, so the
+    workers stay from one time to the next."""
+
+    def __init__(self, dataset: Dataset[Any], config: TrainConfig) -> None:
+        self._device = config.device
+        self._loader = DataLoader(
+            dataset,
+            config.batch_size,
+            num_workers=config.workers,
+            persistent_workers=config.workers > 0,
+            generator=torch.Generator(),  # else torch's own moves on, which training draws from
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        return _batches(self._loader, self._device)
+
+
+def _batches(loader: DataLoader[Any], device: str) -> Iterator[Batch]:
     try:
         for images, labels in loader:
-            yield Batch(images, labels).to(config.device)
+            yield Batch(images, labels).to(device)
     except InputError as error:
         # From a worker process the message comes wrapped in a traceback; its last line is ours.
         raise InputError(str(error).strip().splitlines()[-1].split("InputError: ")[-1]) from None
 
 
+def _length(dataset: Dataset[Any]) -> int:
+    return len(dataset)  # type: ignore[arg-type]
+
+
 def reader(config: TrainConfig) -> Any:
     """From the path of an image file to a model's input ``(C, H, W)``, as in testing."""
-    if config.data == DIGITS:
+    if config.data == DIGITS.data:
         see = _digit_view(config.image_size)
         return lambda path: see(np.array(_read(path, "L").resize((8, 8), Image.Resampling.BOX)))
     view = _test_view(config.image_size)

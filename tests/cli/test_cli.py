@@ -1,27 +1,35 @@
 """The command line: what it prints, and that mistakes are one line and exit code 2."""
 
+from __future__ import annotations
+
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import bilevel.cli
 from bilevel.cli import main
+from bilevel.cli.commands import COMMANDS
 
 OPTIONS = ("--model", "biformer_micro", "--image-size", "32", "--epochs", "2", "--workers", "0")
 
 
 @pytest.fixture(scope="module")
-def trained(stripes, tmp_path_factory):
+def trained(stripes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("cli") / "run"
     main(["train", str(stripes), *OPTIONS, "--batch-size", "8", "--out", str(out)])
     return out
 
 
-def last_line(capsys):
+def last_line(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out.splitlines()[-1]
 
 
-def test_training_and_evaluation_end_with_the_same_line(stripes, tmp_path, capsys):
+def test_training_and_evaluation_end_with_the_same_line(
+    stripes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "run"
     main(["train", str(stripes), *OPTIONS, "--out", str(out)])
     said = last_line(capsys)
@@ -32,7 +40,9 @@ def test_training_and_evaluation_end_with_the_same_line(stripes, tmp_path, capsy
     assert last_line(capsys) == said
 
 
-def test_prediction_is_a_line_per_image(trained, stripes, capsys):
+def test_prediction_is_a_line_per_image(
+    trained: Path, stripes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     capsys.readouterr()
     images = [str(stripes / "across" / "0.png"), str(stripes / "down" / "0.png")]
     main(["predict", str(trained), *images])
@@ -44,7 +54,7 @@ def test_prediction_is_a_line_per_image(trained, stripes, capsys):
         assert 0.5 <= float(probability) <= 1
 
 
-def test_backends_are_listed_with_their_install_command(capsys):
+def test_backends_are_listed_with_their_install_command(capsys: pytest.CaptureFixture[str]) -> None:
     main(["backends"])
     table = capsys.readouterr().out
     assert all(word in table for word in ("numpy", "torch", "yes", '"bilevel[torch]"'))
@@ -72,7 +82,13 @@ def test_backends_are_listed_with_their_install_command(capsys):
         ([], "train, resume, eval, predict, backends"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(args, message, capsys, tmp_path, monkeypatch):
+def test_a_mistake_is_one_line_and_exit_code_2(
+    args: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
         main(args)
@@ -85,7 +101,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(args, message, capsys, tmp_path, 
     assert list(tmp_path.iterdir()) == []  # nothing was begun
 
 
-def test_an_unreadable_image_is_one_line_and_exit_code_2(trained, tmp_path, capsys):
+def test_an_unreadable_image_is_one_line_and_exit_code_2(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     capsys.readouterr()
     (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(SystemExit) as end:
@@ -94,7 +112,7 @@ def test_an_unreadable_image_is_one_line_and_exit_code_2(trained, tmp_path, caps
     assert capsys.readouterr().err.startswith(f"bilevel: cannot read the image {tmp_path}")
 
 
-def test_defaults_go_by_the_data_alone(capsys):
+def test_defaults_go_by_the_data_alone(capsys: pytest.CaptureFixture[str]) -> None:
     for args, model in (
         (["digits"], "biformer_micro"),
         (["x", "--out", "digits"], "biformer_tiny"),
@@ -104,7 +122,7 @@ def test_defaults_go_by_the_data_alone(capsys):
         assert f"default: {model}" in capsys.readouterr().out
 
 
-def test_help_is_printed_without_importing_torch():
+def test_help_is_printed_without_importing_torch() -> None:
     script = (
         "import sys; from bilevel.cli import main\n"
         "try: main(['train', 'digits', '--help'])\n"
@@ -115,3 +133,10 @@ def test_help_is_printed_without_importing_torch():
     assert said.returncode == 0, said.stderr
     assert "--batch-size" in said.stdout
     assert "biformer_micro" in said.stdout
+
+
+def test_every_command_has_a_file_and_a_line_in_the_table() -> None:
+    [folder] = bilevel.cli.__path__
+    said = [path.read_text().partition("\n")[0] for path in Path(folder).glob("*.py")]
+    named = [match[1] for line in said if (match := re.fullmatch(r'"""``bilevel (\w+)``"""', line))]
+    assert sorted(named) == sorted(COMMANDS)

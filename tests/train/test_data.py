@@ -1,8 +1,12 @@
 """Where images come from."""
 
+from __future__ import annotations
+
+import multiprocessing
 import shutil
 from dataclasses import replace
-from typing import get_args
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +16,13 @@ from sklearn.datasets import load_digits
 
 from bilevel import InputError
 from bilevel.train import data
-from bilevel.train.config import DIGITS, MODELS, ModelName, TrainConfig
+from bilevel.train.config import DIGITS, TrainConfig
 
 CONFIG = TrainConfig(data="", image_size=32, batch_size=4, workers=0)
 
 
-def test_digits_hold_out_a_fifth_and_share_no_image():
-    source = data.load(replace(DIGITS, image_size=32))
+def test_digits_hold_out_a_fifth_and_share_no_image() -> None:
+    source: Any = data.find(replace(DIGITS, image_size=32))
     assert (len(source.train), len(source.test)) == (1437, 360)
     test = {image.numpy().tobytes() for image, _ in source.test}
     train = {source.train.view.transforms[0](i).numpy().tobytes() for i in source.train.images}
@@ -27,7 +31,7 @@ def test_digits_hold_out_a_fifth_and_share_no_image():
     assert labels.min() >= 34  # as many of each class as there are
 
 
-def test_a_digit_read_from_a_file_is_the_digit_of_the_set(tmp_path):
+def test_a_digit_read_from_a_file_is_the_digit_of_the_set(tmp_path: Path) -> None:
     image = (load_digits().images[0] * (255 / 16)).astype(np.uint8)
     Image.fromarray(image).resize((64, 64), Image.Resampling.NEAREST).save(tmp_path / "digit.png")
     read = data.reader(DIGITS)(tmp_path / "digit.png")
@@ -35,53 +39,91 @@ def test_a_digit_read_from_a_file_is_the_digit_of_the_set(tmp_path):
     assert torch.equal(read, data._digit_view(64)(image))
 
 
-def test_a_folder_of_classes_is_split_by_class(stripes):
-    source = data.load(replace(CONFIG, data=str(stripes)))
+def test_a_folder_of_classes_is_split_by_class(stripes: Path) -> None:
+    source: Any = data.find(replace(CONFIG, data=str(stripes)))
     assert list(source.classes) == ["across", "down"]
     assert (len(source.train), len(source.test)) == (16, 4)
     assert sorted(label for _, label in source.test) == [0, 0, 1, 1]
     assert set(source.train.indices).isdisjoint(source.test.indices)
 
 
-def test_train_and_val_folders_are_taken_as_they_are(stripes, tmp_path):
+def test_train_and_val_folders_are_taken_as_they_are(stripes: Path, tmp_path: Path) -> None:
     shutil.copytree(stripes, tmp_path / "train")
     shutil.copytree(stripes, tmp_path / "val")
-    alone = data.load(replace(CONFIG, data=str(tmp_path / "train")))
+    alone = data.find(replace(CONFIG, data=str(tmp_path / "train")))
     shutil.move(tmp_path / "val", tmp_path / "elsewhere")
-    without_val = data.load(replace(CONFIG, data=str(tmp_path)))
+    without_val = data.find(replace(CONFIG, data=str(tmp_path)))
     assert without_val.summary() == alone.summary()
     shutil.move(tmp_path / "elsewhere", tmp_path / "val")
     (tmp_path / "val" / "down" / "0.png").unlink()
-    source = data.load(replace(CONFIG, data=str(tmp_path)))
+    source: Any = data.find(replace(CONFIG, data=str(tmp_path)))
     assert (len(source.train), len(source.test)) == (20, 19)
     shutil.rmtree(tmp_path / "val" / "down")
     shutil.copytree(stripes / "across", tmp_path / "val" / "up")
     with pytest.raises(InputError, match=r"expected the same classes in .*train and .*val"):
-        data.load(replace(CONFIG, data=str(tmp_path)))
+        data.find(replace(CONFIG, data=str(tmp_path)))
 
 
-def test_a_seed_orders_and_augments_the_same_way_again(stripes):
+def test_a_seed_orders_and_augments_the_same_way_again(stripes: Path) -> None:
     config = replace(CONFIG, data=str(stripes))
 
-    def first(seed):
+    def first(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
-        return next(data.batches(data.load(config).train, config, shuffle_seed=seed))
+        images: torch.Tensor = next(data.shuffled(data.find(config).train, config, seed)).images
+        return images
 
-    assert torch.equal(first(1).images, first(1).images)
-    assert not torch.equal(first(1).images, first(2).images)
+    assert torch.equal(first(1), first(1))
+    assert not torch.equal(first(1), first(2))
 
 
-def test_every_test_image_is_seen_once_and_unchanged(stripes):
+@pytest.mark.parametrize("name", ["digits", "folder"])
+def test_training_images_are_augmented_and_test_images_are_not(name: str, stripes: Path) -> None:
+    config = replace(CONFIG, data=DIGITS.data if name == "digits" else str(stripes))
+    found = data.find(config)
+    train, test = (
+        torch.stack([part[0][0] for _ in range(4)]) for part in (found.train, found.test)
+    )
+    assert not torch.equal(train[:2], train[2:])
+    assert torch.equal(test, test[:1].expand_as(test))
+
+
+@pytest.mark.parametrize("size", [3, 5, 16, 17])
+def test_the_steps_of_an_epoch_are_the_batches_of_it(size: int, stripes: Path) -> None:
+    config = replace(CONFIG, data=str(stripes), batch_size=size)
+    train = data.find(config).train
+    assert len(list(data.shuffled(train, config, seed=0))) == data.steps_per_epoch(train, config)
+
+
+def test_workers_change_no_test_image_and_stay(stripes: Path) -> None:
+    config = replace(CONFIG, data=str(stripes))
+    alone = data.InOrder(data.find(config).test, config)
+    shared = data.InOrder(data.find(config).test, replace(config, workers=1))
+    state = torch.get_rng_state()
+    processes = []
+    for _ in range(2):
+        for a, b in zip(alone, shared, strict=True):
+            assert torch.equal(a.images, b.images)
+            assert torch.equal(a.labels, b.labels)
+        processes.append({child.pid for child in multiprocessing.active_children()})
+    assert processes[0] == processes[1]
+    assert len(processes[0]) == 1
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_every_test_image_is_seen_once_and_unchanged(stripes: Path) -> None:
     config = replace(CONFIG, data=str(stripes), batch_size=3)
-    source = data.load(config)
-    sizes = [len(batch.labels) for batch in data.batches(source.test, config)]
-    assert sizes == [3, 1]
+    source: Any = data.find(config)
+    test = data.InOrder(source.test, config)
+    first, second = list(test), list(test)
+    assert [len(batch.labels) for batch in first] == [3, 1]
+    for a, b in zip(first, second, strict=True):
+        assert all(map(torch.equal, a, b))
     view = data.reader(config)
     path, _ = source.test.dataset.samples[source.test.indices[0]]
     assert torch.equal(view(path), source.test[0][0])
 
 
-def test_images_of_all_kinds_are_read_alike(tmp_path):
+def test_images_of_all_kinds_are_read_alike(tmp_path: Path) -> None:
     grey = np.linspace(0, 255, 32 * 32).reshape(32, 32).astype(np.uint8)
     view = data.reader(CONFIG)
     Image.fromarray(grey).save(tmp_path / "8.png")
@@ -101,26 +143,24 @@ def test_images_of_all_kinds_are_read_alike(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_image_is_named_in_one_line(stripes, tmp_path, workers):
+def test_an_unreadable_image_is_named_in_one_line(
+    stripes: Path, tmp_path: Path, workers: int
+) -> None:
     shutil.copytree(stripes, tmp_path / "images")
     for i in range(10):
         (tmp_path / "images" / "down" / f"{i}.png").write_bytes(b"not an image")
     config = replace(CONFIG, data=str(tmp_path / "images"), workers=workers)
-    source = data.load(config)
+    source = data.find(config)
     with pytest.raises(InputError) as error:
-        list(data.batches(source.train, config, shuffle_seed=0))
+        list(data.shuffled(source.train, config, seed=0))
     assert str(error.value).startswith("cannot read the image")
     assert "\n" not in str(error.value)
 
 
-def test_a_class_called_train_is_a_class(stripes, tmp_path):
+def test_a_class_called_train_is_a_class(stripes: Path, tmp_path: Path) -> None:
     shutil.copytree(stripes / "across", tmp_path / "train")
     shutil.copytree(stripes / "down", tmp_path / "bus")
-    assert data.load(replace(CONFIG, data=str(tmp_path))).classes == ["bus", "train"]
-
-
-def test_the_command_line_offers_every_model():
-    assert set(get_args(ModelName)) == set(MODELS)
+    assert data.find(replace(CONFIG, data=str(tmp_path))).classes == ["bus", "train"]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +172,9 @@ def test_the_command_line_offers_every_model():
         (["a/0.png"], "expected two classes or more in"),
     ],
 )
-def test_a_folder_that_cannot_be_used_is_an_error(tmp_path, make, message):
+def test_a_folder_that_cannot_be_used_is_an_error(
+    tmp_path: Path, make: list[str] | None, message: str
+) -> None:
     path = tmp_path / "images"
     if make is not None:
         path.mkdir()
@@ -141,10 +183,10 @@ def test_a_folder_that_cannot_be_used_is_an_error(tmp_path, make, message):
             if "/" in name:
                 Image.new("RGB", (8, 8)).save(path / name)
     with pytest.raises(InputError, match=message):
-        data.load(replace(CONFIG, data=str(path)))
+        data.find(replace(CONFIG, data=str(path)))
 
 
-def test_too_few_images_to_hold_some_out_is_an_error(stripes, tmp_path):
+def test_too_few_images_to_hold_some_out_is_an_error(stripes: Path, tmp_path: Path) -> None:
     shutil.copytree(stripes, tmp_path / "images", ignore=shutil.ignore_patterns("[1-9].png"))
     with pytest.raises(InputError, match="too few images in"):
-        data.load(replace(CONFIG, data=str(tmp_path / "images")))
+        data.find(replace(CONFIG, data=str(tmp_path / "images")))

@@ -1,0 +1,51 @@
+"""What a run shows while it trains: a bar, and a line for each epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+@dataclass(frozen=True)
+class Display:
+    """The bar of a run. Numbers are shown in the order they come in, each after its name."""
+
+    bar: Progress
+    line: TaskID
+
+    def update(self, step: int, epoch: int, train: Mapping[str, float], speed: float) -> None:
+        """Show the step of the run that was done, and the means of its epoch so far; speed is in
+        images per second."""
+        shown = _named(train, 3)
+        self.bar.update(self.line, completed=step, epoch=epoch, train=shown, speed=speed)
+
+    def epoch(
+        self, epoch: int, train: Mapping[str, float], test: Mapping[str, float], speed: float
+    ) -> None:
+        """Print the line of an epoch that was done."""
+        self.bar.console.print(
+            f"epoch {epoch:3d}  train {_named(train, 4)}  test {_named(test, 4)}  {speed:.0f} img/s"
+        )
+
+
+@contextmanager
+def display(console: Console, step: int, steps: int) -> Iterator[Display]:
+    """A bar that stands at ``step`` of ``steps``; it is gone at the end."""
+    columns = (
+        TextColumn("epoch {task.fields[epoch]}"),
+        BarColumn(),
+        TextColumn("{task.fields[train]}"),
+        TextColumn("{task.fields[speed]:.0f} img/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        line = bar.add_task("training", total=steps, completed=step, epoch=0, train="", speed=0.0)
+        yield Display(bar, line)
+
+
+def _named(numbers: Mapping[str, float], digits: int) -> str:
+    return "  ".join(f"{name} {number:.{digits}f}" for name, number in numbers.items())

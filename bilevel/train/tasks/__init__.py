@@ -1,0 +1,19 @@
+"""The tasks that a model can be trained for; a new one is a file here, and a line in ``TASKS``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from bilevel.train.config import TaskName, TrainConfig
+from bilevel.train.tasks.classification import classification
+from bilevel.train.tasks.task import Task
+
+__all__ = ["TASKS", "Task", "task_of"]
+
+TASKS: Mapping[TaskName, Callable[[TrainConfig], Task]] = {"classify": classification}
+"""From the name of a task to what makes it of a config."""
+
+
+def task_of(config: TrainConfig) -> Task:
+    """The task of a run."""
+    return TASKS[config.task](config)

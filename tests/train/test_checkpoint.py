@@ -1,0 +1,42 @@
+"""The file of a state: whole or not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bilevel import WeightsError
+from bilevel.train import checkpoint, run
+from bilevel.train.step import initial_state
+
+
+def test_a_checkpoint_that_fails_to_be_written_leaves_the_old_one(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, model = run.load(copied)
+    before = trained.checkpoint.read_bytes()
+    state = initial_state(model, trained.config, 4)
+
+    def full_disk(tensors: Any, path: Path, metadata: Any) -> None:
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save(trained.checkpoint, state)
+    assert trained.checkpoint.read_bytes() == before
+    assert not [path for path in copied.iterdir() if "partial" in path.name]
+
+
+def test_weights_of_another_model_are_refused_and_change_nothing(copied: Path) -> None:
+    trained, _ = run.load(copied)
+    tensors, step = checkpoint.read(trained.checkpoint, "cpu")
+    assert step == 12
+    other = torch.nn.Linear(3, 2)
+    before = other.weight.clone()
+    with pytest.raises(WeightsError, match="expected the 2 parameters of the model of"):
+        checkpoint.load_model(other, tensors, trained.checkpoint)
+    assert torch.equal(other.weight, before)

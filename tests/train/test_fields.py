@@ -1,0 +1,130 @@
+"""Every field of a config arrives: another value changes what it should, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from rich.console import Console
+
+from bilevel import InputError
+from bilevel.train import config as configs
+from bilevel.train import data, loop
+from bilevel.train.config import MODELS, TaskName, TrainConfig
+from bilevel.train.data import Batch
+from bilevel.train.step import State
+from bilevel.train.tasks import TASKS
+
+
+class Stop(Exception):
+    """A run has come to its first step."""
+
+
+def first_step(
+    config: TrainConfig, out: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
+    """What the first step of a run is given, and makes of it."""
+    seen: dict[str, Any] = {}
+
+    def step(state: State, batch: Batch) -> None:
+        outputs = state.model.train()(batch.images)
+        seen["weights"] = [float(p.detach().sum()) for p in state.model.parameters()]
+        seen["images"] = batch.images.tolist()
+        seen["loss"] = float(state.task.loss(outputs, batch.labels)[0].detach())
+        seen["lr"] = [state.schedule(step) for step in range(12)]
+        seen["decay"] = [group["weight_decay"] for group in state.optimizer.param_groups]
+        raise Stop
+
+    monkeypatch.setattr(loop, "step", step)
+    with pytest.raises(Stop):
+        loop.train(replace(config, out=out), quiet)
+    monkeypatch.undo()
+    return seen
+
+
+@pytest.fixture(scope="module")
+def usual(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The first step of the config itself."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        out = tmp_path_factory.mktemp("fields") / "run"
+        return first_step(config, out, Console(quiet=True), monkeypatch)
+
+
+ARRIVES: dict[str, tuple[Any, set[str]]] = {
+    "model": ("biformer_tiny", {"weights", "loss"}),
+    "image_size": (48, {"images", "loss"}),
+    "epochs": (2, {"lr"}),
+    "batch_size": (8, {"images", "loss", "lr"}),
+    "lr": (2e-3, {"lr"}),
+    "weight_decay": (0.1, {"decay"}),
+    "warmup_epochs": (0.5, {"lr"}),
+    "label_smoothing": (0.0, {"loss"}),
+    "drop_path": (0.9, {"loss"}),
+    "seed": (1, {"weights", "images", "loss"}),
+    "workers": (1, {"images", "loss"}),  # which draw their random numbers themselves
+}
+
+
+@pytest.mark.parametrize("field", ARRIVES)
+def test_a_field_changes_what_it_should_and_nothing_else(
+    field: str,
+    usual: dict[str, Any],
+    config: TrainConfig,
+    quiet: Console,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    value, expected = ARRIVES[field]
+    assert value != getattr(config, field)
+    other = replace(config, **{field: value})
+    seen = first_step(other, tmp_path / "run", quiet, monkeypatch)
+    assert {name for name in usual if seen[name] != usual[name]} == expected
+
+
+def test_no_field_is_left_out() -> None:
+    elsewhere = {"data", "out", "device", "task"}  # in the tests of data, runs and tasks
+    assert {field.name for field in fields(TrainConfig)} == set(ARRIVES) | elsewhere
+
+
+def test_a_seed_shuffles_the_images(config: TrainConfig, stripes: Path) -> None:
+    train = data.find(config).train
+    labels = [
+        [label for batch in data.shuffled(train, config, seed) for label in batch.labels.tolist()]
+        for seed in range(4)
+    ]
+    assert len({tuple(order) for order in labels}) > 1
+    assert {tuple(sorted(order)) for order in labels} == {(0,) * 8 + (1,) * 8}
+
+
+def test_names_of_models_and_tasks_are_those_of_the_tables() -> None:
+    assert set(get_args(vars(configs)["ModelName"])) == set(MODELS)
+    assert set(get_args(TaskName)) == set(TASKS)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_is_what_its_table_says_but_for_data_and_drop_path(name: str) -> None:
+    config = TrainConfig(data="", model=name, drop_path=0.3)
+    shape = config.architecture(num_classes=7, in_chans=1)
+    assert (shape.num_classes, shape.in_chans, shape.drop_path) == (7, 1, 0.3)
+    assert replace(shape, num_classes=1000, in_chans=3, drop_path=0) == replace(
+        MODELS[name], drop_path=0
+    )
+
+
+def test_a_name_of_no_model_is_an_error() -> None:
+    with pytest.raises(InputError, match=r"expected model to be one of .*biformer_micro.*'resnet'"):
+        TrainConfig(data="", model="resnet")
+
+
+def test_a_run_does_not_depend_on_what_was_drawn_before(
+    usual: dict[str, Any],
+    config: TrainConfig,
+    quiet: Console,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.rand(3)
+    assert first_step(config, tmp_path / "run", quiet, monkeypatch) == usual

@@ -1,0 +1,168 @@
+"""The folder of a run: begun, read again, damaged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+
+from bilevel import BilevelError, InputError
+from bilevel.models import BiFormerConfig
+from bilevel.train import checkpoint, data, loop
+from bilevel.train import config as configs
+from bilevel.train import run as runs
+from bilevel.train.config import TrainConfig
+
+
+def begin(config: TrainConfig) -> runs.Run:
+    """The folder of a run, without training."""
+    found = data.find(config)
+    architecture = config.architecture(len(found.classes), found.in_chans)
+    return runs.create(config, architecture, found.summary())
+
+
+def test_a_run_that_was_begun_is_the_run_that_is_reopened(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    run = begin(replace(config, out=tmp_path / "run", seed=7))
+    assert runs.reopen(run.folder) == run
+    assert (run.config.seed, run.config.out) == (7, run.folder)
+    assert runs.reopen(run.folder, "meta").config.device == "meta"
+
+
+def test_the_whole_model_is_saved(trained: Any) -> None:
+    saved = json.loads((trained.folder / "config.json").read_text())
+    assert (saved["model"], saved["epochs"], saved["seed"]) == ("biformer_micro", 3, 0)
+    micro = configs.MODELS["biformer_micro"]
+    expected = replace(micro, num_classes=2, drop_path=0.1)
+    assert BiFormerConfig.from_dict(saved["architecture"]) == expected
+
+
+def test_a_run_outlives_a_change_of_the_model_of_its_name(
+    trained: Any, quiet: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, model = runs.load(trained.folder)
+    other = replace(configs.MODELS["biformer_micro"], embed_dims=(32, 32, 32, 32), regions=2)
+    monkeypatch.setitem(configs.MODELS, "biformer_micro", other)
+    run, again = runs.load(trained.folder)
+    assert run.architecture.regions == 4
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(again(images), model(images))
+    shutil.copytree(trained.folder, tmp_path / "run")
+    assert loop.resume(tmp_path / "run", quiet) == trained.test
+
+
+def test_a_trained_run_is_loaded_with_its_weights(trained: Any) -> None:
+    run, model = runs.load(trained.folder)
+    assert run.data.classes == ["across", "down"]
+    assert run.config.out == run.folder == trained.folder
+    assert not model.training
+    kept, _ = checkpoint.read(run.checkpoint, "cpu")
+    assert all(torch.equal(v, kept[f"model.{key}"]) for key, v in model.state_dict().items())
+
+
+def test_runs_are_never_overwritten(
+    trained: Any, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path: path.read_bytes() for path in trained.folder.iterdir()}
+    with pytest.raises(InputError, match="cannot create the folder of the run"):
+        begin(replace(config, out=trained.folder))
+    assert {path: path.read_bytes() for path in trained.folder.iterdir()} == before
+    monkeypatch.chdir(tmp_path)
+    name = Path(config.data).name
+    folders = [begin(config).folder for _ in range(2)]
+    assert folders == [Path("runs", f"{name}-1"), Path("runs", f"{name}-2")]
+    assert all((tmp_path / folder / "config.json").is_file() for folder in folders)
+
+
+def test_a_folder_that_cannot_be_created_is_an_error(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(InputError, match="cannot create the folder of the run"):
+        begin(config)
+
+
+def test_data_that_changed_are_noticed(
+    config: TrainConfig, stripes: Path, quiet: Console, tmp_path: Path
+) -> None:
+    shutil.copytree(stripes, tmp_path / "images")
+    run = begin(replace(config, data=str(tmp_path / "images"), out=tmp_path / "run"))
+    assert runs.find_data(run).summary() == run.data
+    (tmp_path / "images" / "down").rename(tmp_path / "images" / "up")
+    for use in (lambda: loop.resume(run.folder, quiet), lambda: runs.find_data(run)):
+        with pytest.raises(InputError, match=r"expected the data of the run .*'down'.*got .*'up'"):
+            use()
+
+
+Damage = Callable[[Path], Any]
+
+
+def change(name: str, old: str, new: str) -> Damage:
+    def damage(folder: Path) -> None:
+        path = folder / name
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new, 1))
+
+    return damage
+
+
+def lack(name: str) -> Damage:
+    return lambda folder: (folder / name).unlink()
+
+
+def hold(name: str, content: bytes) -> Damage:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+WEIGHTS = "checkpoint.safetensors"
+DAMAGES: dict[str, tuple[Damage, str]] = {
+    "no data": (lack("data.json"), "expected the data of a run in"),
+    "half data": (hold("data.json", b"{"), "expected the data of"),
+    "no config": (lack("config.json"), "cannot read .*config.json"),
+    "half config": (hold("config.json", b"{"), "expected the config of a run in"),
+    "list": (hold("config.json", b"[]"), "expected the config of a run in"),
+    "model": (change("config.json", "biformer_micro", "resnet"), "expected model to be one of"),
+    "task": (change("config.json", "classify", "paint"), "expected task to be one of"),
+    "type": (change("config.json", '"image_size": 32', '"image_size": "32"'), "image_size to be i"),
+    "field": (change("config.json", '"epochs"', '"epoch"'), "expected the config of a run in"),
+    "no model": (change("config.json", '"architecture"', '"shape"'), "fields of a BiFormerConfig"),
+    "half model": (
+        change("config.json", '"regions"', '"region"'),
+        "missing regions, unknown r",
+    ),
+    "other model": (change("config.json", "256", "512"), "parameters of the model of"),
+    "classes": (
+        change("data.json", '"down"', '"down", "up"'),
+        r"expected as many .* \(2, 3\), g",
+    ),
+    "no checkpoint": (lack(WEIGHTS), "expected a checkpoint at"),
+    "half checkpoint": (hold(WEIGHTS, b"x" * 99), "expected a checkpoint at"),
+    "other tensors": (
+        lambda folder: save_file({"a": torch.zeros(1)}, folder / WEIGHTS),
+        "expected a checkpoint of a run at .*, got other tensors",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_run_is_one_clear_error(copied: Path, damage: str) -> None:
+    do, message = DAMAGES[damage]
+    do(copied)
+    with pytest.raises(BilevelError, match=message):
+        runs.load(copied)
+
+
+def test_what_is_no_run_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected the folder of a run"):
+        runs.load(tmp_path)
