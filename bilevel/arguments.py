@@ -31,9 +31,10 @@ def count(
     """
     found = _as_int(value)
     if found is None or not least <= found <= most:
-        bounds = f"of at least {least}" if most == inf else f"from {least} to {most}"
         reason = because and f", {because}"
-        raise error(f"expected {name} to be an integer {bounds}{reason}, got {value!r}")
+        raise error(
+            f"expected {name} to be an integer {_bounds(least, most)}{reason}, got {value!r}"
+        )
     return found
 
 
@@ -77,9 +78,13 @@ def number(name: str, value: object, least: float = -inf, most: float = inf) -> 
     """A finite number from ``least`` to ``most``."""
     found = _as_float(value)
     if not (least <= found <= most and abs(found) < inf):  # torch.compile knows no isfinite
-        bounds = "a finite number" if (least, most) == (-inf, inf) else f"from {least} to {most}"
-        raise ArgumentError(f"expected {name} to be {bounds}, got {value!r}")
+        kind = "a finite number" if least == -inf else f"a number {_bounds(least, most)}"
+        raise ArgumentError(f"expected {name} to be {kind}, got {value!r}")
     return found
+
+
+def _bounds(least: float, most: float) -> str:
+    return f"of at least {least}" if most == inf else f"from {least} to {most}"
 
 
 def _positive(values: object) -> tuple[int, ...]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from tyro.conf import Positional, Suppress
 
-from bilevel.errors import InputError
+from bilevel.arguments import choice, count, number
 from bilevel.models import PUBLISHED, BiFormerConfig
 
 MODELS = PUBLISHED | {
@@ -64,13 +65,10 @@ class TrainConfig:
     """What to train for."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if field.name in _RANGES:
-                self._check(field.name)
-        if self.model not in MODELS:
-            raise InputError(f"expected model to be one of {', '.join(MODELS)}, got {self.model!r}")
-        if self.task not in get_args(TaskName):
-            raise InputError(f"expected task to be one of {get_args(TaskName)}, got {self.task!r}")
+        for name, (rule, least, most) in _RANGES.items():
+            object.__setattr__(self, name, rule(name, getattr(self, name), least, most))
+        choice("model", self.model, tuple(MODELS))
+        choice("task", self.task, get_args(TaskName))
 
     def architecture(self, num_classes: int, in_chans: int) -> BiFormerConfig:
         """The model of the run, for classes and channels of its data."""
@@ -81,28 +79,20 @@ class TrainConfig:
             drop_path=self.drop_path,
         )
 
-    def _check(self, name: str) -> None:
-        kind, low, high = _RANGES[name]
-        value = getattr(self, name)
-        is_kind = isinstance(value, (int, kind)) and not isinstance(value, bool)
-        if not is_kind or not low <= value <= high:
-            limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
-            raise InputError(f"expected {name} to be {kind.__name__} {limits}, got {value!r}")
 
-
-_RANGES: dict[str, tuple[type, float, float]] = {
-    "image_size": (int, 32, math.inf),  # the last stage of a model has a 32nd of it
-    "epochs": (int, 1, math.inf),
-    "batch_size": (int, 2, math.inf),  # batch normalisation needs two
-    "lr": (float, 1e-12, 1e3),
-    "weight_decay": (float, 0, 1e3),
-    "warmup_epochs": (float, 0, math.inf),
-    "label_smoothing": (float, 0, 0.99),
-    "drop_path": (float, 0, 0.99),
-    "seed": (int, 0, 2**31 - 1),
-    "workers": (int, 0, 1024),
+_RANGES: Mapping[str, tuple[Callable[..., float], float, float]] = {
+    "image_size": (count, 32, inf),  # the last stage of a model has a 32nd of it
+    "epochs": (count, 1, inf),
+    "batch_size": (count, 2, inf),  # batch normalisation needs two
+    "lr": (number, 1e-12, 1e3),
+    "weight_decay": (number, 0, 1e3),
+    "warmup_epochs": (number, 0, inf),
+    "label_smoothing": (number, 0, 0.99),
+    "drop_path": (number, 0, 0.99),
+    "seed": (count, 0, 2**31 - 1),
+    "workers": (count, 0, 1024),
 }
-"""Type, least and greatest value of each number; NaN lies between none."""
+"""The rule for each number, its least and its greatest value."""
 
 DIGITS = TrainConfig(
     data="digits",

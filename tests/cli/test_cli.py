@@ -67,11 +67,26 @@ def test_backends_are_listed_with_their_install_command(capsys: pytest.CaptureFi
         (["train"], "Missing from bilevel train"),
         (["train", "digits", "--epoch", "3"], "Unrecognized options: --epoch"),
         (["train", "digits", "--epochs", "three"], "Error parsing --epochs: invalid literal"),
-        (["train", "digits", "--epochs", "0"], "expected epochs to be int at least 1, got 0"),
-        (["train", "digits", "--lr", "nan"], "expected lr to be float from 1e-12 to 1000.0, got n"),
-        (["train", "digits", "--workers", "-1"], "expected workers to be int from 0 to 1024"),
-        (["train", "digits", "--batch-size", "1"], "expected batch_size to be int at least 2"),
-        (["train", "digits", "--drop-path", "1"], "expected drop_path to be float from 0 to 0.99"),
+        (
+            ["train", "digits", "--epochs", "0"],
+            "expected epochs to be an integer of at least 1, got 0",
+        ),
+        (
+            ["train", "digits", "--lr", "nan"],
+            "expected lr to be a number from 1e-12 to 1000.0, got n",
+        ),
+        (
+            ["train", "digits", "--workers", "-1"],
+            "expected workers to be an integer from 0 to 1024",
+        ),
+        (
+            ["train", "digits", "--batch-size", "1"],
+            "expected batch_size to be an integer of at least 2",
+        ),
+        (
+            ["train", "digits", "--drop-path", "1"],
+            "expected drop_path to be a number from 0 to 0.99",
+        ),
         (["train", "digits", "--model", "resnet"], "biformer_tiny"),
         (["train", "digits", "--device", "toaster"], "cannot put the model on device 'toaster'"),
         (["eval", "/no/such/run"], "expected the folder of a run"),

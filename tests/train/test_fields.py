@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from bilevel import InputError
+from bilevel import ArgumentError
 from bilevel.train import config as configs
 from bilevel.train import data, loop
 from bilevel.train.config import MODELS, TaskName, TrainConfig
@@ -115,7 +115,7 @@ def test_a_model_is_what_its_table_says_but_for_data_and_drop_path(name: str) ->
 
 
 def test_a_name_of_no_model_is_an_error() -> None:
-    with pytest.raises(InputError, match=r"expected model to be one of .*biformer_micro.*'resnet'"):
+    with pytest.raises(ArgumentError, match=r"expected model to be one of .*biformer_micro.*'resnet'"):
         TrainConfig(data="", model="resnet")
 
 
