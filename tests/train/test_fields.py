@@ -115,7 +115,7 @@ def test_a_model_is_what_its_table_says_but_for_data_and_drop_path(name: str) ->
 
 
 def test_a_name_of_no_model_is_an_error() -> None:
-    with pytest.raises(ArgumentError, match=r"expected model to be one of .*biformer_micro.*'resnet'"):
+    with pytest.raises(ArgumentError, match=r"expected model to be one of .*micro.*'resnet'"):
         TrainConfig(data="", model="resnet")
 
 

@@ -134,7 +134,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "list": (hold("config.json", b"[]"), "expected the config of a run in"),
     "model": (change("config.json", "biformer_micro", "resnet"), "expected model to be one of"),
     "task": (change("config.json", "classify", "paint"), "expected task to be one of"),
-    "type": (change("config.json", '"image_size": 32', '"image_size": "32"'), "image_size to be i"),
+    "type": (
+        change("config.json", '"image_size": 32', '"image_size": "32"'),
+        "image_size to be an i",
+    ),
     "field": (change("config.json", '"epochs"', '"epoch"'), "expected the config of a run in"),
     "no model": (change("config.json", '"architecture"', '"shape"'), "fields of a BiFormerConfig"),
     "half model": (
