@@ -12,14 +12,14 @@ from bilevel_triton.custom_ops import bra, bra_routes, bra_vjp
 
 DTYPES = ("float16", "bfloat16", "float32")
 
-WIDEST = 128
-"""Channels of a head that a tile holds."""
+MAX_HEAD_DIM = 128
+"""Most channels per head that a tile holds."""
 
-CAPABILITY = (8, 0)
-"""The first GPUs whose tensor cores know all the dtypes."""
+MIN_CAPABILITY = (8, 0)
+"""Compute capability of the first GPUs whose tensor cores have all the dtypes."""
 
-AXES = 3
-"""Spatial axes that kernels count."""
+MAX_AXES = 3
+"""Most spatial axes that kernels address."""
 
 
 def refuses(problem: Problem) -> str | None:
@@ -27,18 +27,19 @@ def refuses(problem: Problem) -> str | None:
     if not on_cuda or problem.dtype not in (*DTYPES, ""):
         return f"takes only {', '.join(DTYPES)} torch tensors on CUDA"
     if not _capable():
-        return f"takes only GPUs of compute capability {CAPABILITY[0]}.{CAPABILITY[1]} or higher"
-    if (problem.head_dim or 0) > WIDEST:
-        return f"takes only heads of at most {WIDEST} channels (here {problem.head_dim})"
-    if (problem.axes or 0) > AXES:
-        return f"takes only maps of at most {AXES} spatial axes (here {problem.axes})"
+        major, minor = MIN_CAPABILITY
+        return f"takes only GPUs of compute capability {major}.{minor} or higher"
+    if (problem.head_dim or 0) > MAX_HEAD_DIM:
+        return f"takes only heads of at most {MAX_HEAD_DIM} channels (here {problem.head_dim})"
+    if (problem.axes or 0) > MAX_AXES:
+        return f"takes only maps of at most {MAX_AXES} spatial axes (here {problem.axes})"
     return None
 
 
 @torch.compiler.assume_constant_result
 def _capable() -> bool:
-    """Of a GPU that is not there nothing is known."""
-    return not torch.cuda.is_available() or torch.cuda.get_device_capability() >= CAPABILITY
+    """Whether the current GPU has the capability; assumed where there is none to ask."""
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability() >= MIN_CAPABILITY
 
 
 BACKEND = replace(

@@ -1,4 +1,8 @@
-"""A call of the operator, as its kernels see it."""
+"""A call of routed attention, as its kernels see it.
+
+Kernels take two values beside arrays: a *shape*, the numbers of one launch, and a *meta*, the
+constants they are compiled for.
+"""
 
 from __future__ import annotations
 
@@ -10,52 +14,53 @@ import torch
 from torch import Tensor
 
 from bilevel.grid import Grid
-from bilevel_triton.tiles import Side, Tiles, side
+from bilevel_triton.tiles import Axes, Side, Tiles, side
 
 
 class Map(NamedTuple):
-    """Tokens of images: where they begin, and how far they are apart."""
+    """A map of tokens ``(N, *spatial, M, D)``, as kernels read and write it."""
 
-    at: Tensor
+    ptr: Tensor
     strides: tuple[int, int, int, int]
-    """Of images, tokens, heads and channels."""
+    """Of images, tokens, heads and channels, in elements."""
 
 
-class Shape(NamedTuple):
-    """What kernels are told at each launch."""
+class AttentionShape(NamedTuple):
+    """The numbers of one launch of a kernel for attention."""
 
-    sizes: tuple[tuple[int, int, int], tuple[int, int, int]]
+    spatial: tuple[Axes, Axes]
     """Tokens on the axes of queries and of keys."""
     topk: int
     heads: int
     scale: float
 
 
-class How(NamedTuple):
-    """What kernels are compiled for."""
+class AttentionMeta(NamedTuple):
+    """The constants that a kernel for attention is compiled for."""
 
-    split: tuple[tuple[int, int, int], tuple[int, int, int]]
+    regions: tuple[Axes, Axes]
     """Regions on the axes of queries and of keys."""
     ragged: bool
     """Whether regions of a side differ in size."""
-    group: int
-    per: int
-    kept_lanes: int
-    walked_lanes: int
-    whole: bool
-    """As :class:`~bilevel_triton.tiles.Tiles` has them."""
+    group_size: int
+    stationary_rows: int
+    regions_per_step: int
+    streamed_rows: int
+    region_fits: bool
+    """Fields of :class:`~bilevel_triton.tiles.Tiles`."""
     head_dim: int
     value_dim: int
-    block_d: int
-    block_v: int
-    """Channels of keys and of values; the powers of two that have room for them."""
+    """Channels per head of keys and of values."""
+    head_dim_rounded: int
+    value_dim_rounded: int
+    """The same, rounded up by :func:`rounded`."""
     precision: str
     """``"ieee"`` or ``"tf32"``, for products of float32."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """Arrays and grids of one call; tokens equally far from each other, see :func:`in_rows`."""
+    """The arrays and grids of one call; q, k and v have :func:`uniform_token_stride`."""
 
     q: Tensor
     k: Tensor
@@ -87,7 +92,7 @@ class Call:
 
     @property
     def channels(self) -> int:
-        """Of the wider of keys and values."""
+        """Channels per head of keys or of values, whichever have more."""
         return max(self.k.shape[-1], self.v.shape[-1])
 
     @property
@@ -96,35 +101,36 @@ class Call:
         return map_of(self.q), map_of(self.k), map_of(self.v)
 
     @property
-    def shape(self) -> Shape:
-        return Shape((self.queries.sizes, self.keys.sizes), self.topk, self.heads, self.scale)
+    def shape(self) -> AttentionShape:
+        spatial = (self.queries.spatial, self.keys.spatial)
+        return AttentionShape(spatial, self.topk, self.heads, self.scale)
 
-    def how(self, tiles: Tiles) -> How:
-        """What a kernel with these tiles is compiled for."""
+    def meta(self, tiles: Tiles) -> AttentionMeta:
+        """The constants of a kernel with these tiles."""
         head_dim, value_dim = self.k.shape[-1], self.v.shape[-1]
-        return How(
-            split=(self.queries.split, self.keys.split),
+        return AttentionMeta(
+            regions=(self.queries.regions, self.keys.regions),
             ragged=not (self.queries.uniform and self.keys.uniform),
-            group=tiles.group,
-            per=tiles.per,
-            kept_lanes=tiles.kept_lanes,
-            walked_lanes=tiles.walked_lanes,
-            whole=tiles.whole,
+            group_size=tiles.group_size,
+            stationary_rows=tiles.stationary_rows,
+            regions_per_step=tiles.regions_per_step,
+            streamed_rows=tiles.streamed_rows,
+            region_fits=tiles.region_fits,
             head_dim=head_dim,
             value_dim=value_dim,
-            block_d=block_of(head_dim),
-            block_v=block_of(value_dim),
+            head_dim_rounded=rounded(head_dim),
+            value_dim_rounded=rounded(value_dim),
             precision=precision(self.q.dtype),
         )
 
 
 def options(tiles: Tiles) -> dict[str, Any]:
-    """How Triton compiles: products and sums may be rounded once together."""
+    """Triton's options for a kernel; a product and a sum may be rounded once together."""
     return {"num_warps": tiles.warps, "num_stages": tiles.stages, "enable_fp_fusion": True}
 
 
-def block_of(channels: int) -> int:
-    """The smallest power of two that has so many, 16 at least: what a matrix product takes."""
+def rounded(channels: int) -> int:
+    """The next power of two, and 16 or more: the width of a matrix product."""
     return max(16, 1 << (channels - 1).bit_length())
 
 
@@ -135,24 +141,24 @@ def precision(dtype: torch.dtype) -> str:
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
-def in_rows(x: Tensor) -> Tensor:
-    """``(N, *spatial, M, D)`` with its tokens equally far from each other, as in any view of a
-    projection; a copy where they are not, as in a crop."""
+def uniform_token_stride(x: Tensor) -> Tensor:
+    """``(N, *spatial, M, D)`` with one stride between tokens in row-major order, as any view of a
+    projection has; a copy where there is none, as in a crop."""
     return x.contiguous() if _token_stride(x) is None else x
 
 
 def map_of(x: Tensor) -> Map:
-    """``(N, *spatial, M, D)`` as kernels read and write it."""
-    apart = _token_stride(x)
-    assert apart is not None, "expected tokens equally far from each other"
-    return Map(x, (x.stride(0), apart, x.stride(-2), x.stride(-1)))
+    """``(N, *spatial, M, D)`` as a map; it must have a :func:`uniform_token_stride`."""
+    stride = _token_stride(x)
+    assert stride is not None, "expected one stride between tokens"
+    return Map(x, (x.stride(0), stride, x.stride(-2), x.stride(-1)))
 
 
 def _token_stride(x: Tensor) -> int | None:
     axes = [(n, s) for n, s in zip(x.shape[1:-2], x.stride()[1:-2], strict=True) if n > 1]
-    apart = expected = axes[-1][1] if axes else 0
+    token_stride = expected = axes[-1][1] if axes else 0
     for size, stride in reversed(axes):
         if stride != expected:
             return None
         expected *= size
-    return apart
+    return token_stride

@@ -1,5 +1,5 @@
-"""Routing and routed attention as operators of torch: what autograd and torch.compile need to know
-of them."""
+"""Routing and routed attention as torch custom ops: what autograd and torch.compile need to know of
+them."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from bilevel.grid import Grid
 from bilevel.protocol import Pullback, Routed, Routes
 from bilevel_torch.autograd import transformed
 from bilevel_torch.backend import BACKEND as TORCH
-from bilevel_triton import launch, memory, routes
-from bilevel_triton.call import Call, in_rows
+from bilevel_triton import launch, memory, routing
+from bilevel_triton.call import Call, uniform_token_stride
 
 
 @torch.no_grad()
 def bra_routes(q: Tensor, k: Tensor, q_grid: Grid, k_grid: Grid, topk: int) -> Routes:
-    """Equations 4 and 5 of BiFormer, in two kernels; torch's as :func:`bra` is."""
+    """Equations 4 and 5 of BiFormer, in two kernels; by torch where :func:`bra` is."""
     if transformed() or torch.onnx.is_in_onnx_export():
         return compose.bra_routes(TORCH, q, k, q_grid, k_grid, topk)
     return Routes(*route_regions(q, k, q_grid.regions, k_grid.regions, topk))
 
 
 def bra(q: Tensor, k: Tensor, v: Tensor, routed: Routed) -> Tensor:
-    """Equations 6 and 7 of BiFormer, in one kernel; what torch computes under torch.func and in
-    ONNX, which know no kernels."""
+    """Equations 6 and 7 of BiFormer, in one kernel; by torch's own functions under torch.func and
+    in exports to ONNX, which know no kernels."""
     if transformed() or torch.onnx.is_in_onnx_export():
         return compose.bra(TORCH, q, k, v, routed)
     index, q_grid, k_grid, scale = routed
@@ -38,7 +38,7 @@ def bra(q: Tensor, k: Tensor, v: Tensor, routed: Routed) -> Tensor:
 
 
 def bra_vjp(q: Tensor, k: Tensor, v: Tensor, routed: Routed) -> tuple[Tensor, Pullback]:
-    """The operator and its pullback, which raises an error if what it reads was written to."""
+    """The operator and its pullback, which raises an error if an array it reads was written to."""
     if transformed():
         return compose.bra_vjp(TORCH, q, k, v, routed)
     q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
@@ -61,7 +61,7 @@ def route_regions(
         return _empty_routes(q, q_regions, topk)
     q_grid, k_grid = Grid(q.shape[1:-2], q_regions), Grid(k.shape[1:-2], k_regions)
     with torch.cuda.device_of(q):
-        return routes.routes(q, k, q_grid, k_grid, topk)
+        return routing.find_routes(q, k, q_grid, k_grid, topk)
 
 
 @torch.library.custom_op("bilevel::attend_routed", mutates_args=())
@@ -74,8 +74,8 @@ def attend_routed(
     k_regions: Sequence[int],
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """The output ``(N, *spatial, M, Dv)``, and of each query the logarithm of the softmax's
-    denominator to base 2, float32 ``(N, M, tokens)``."""
+    """The output ``(N, *spatial, M, Dv)``, and the logarithm to base 2 of each query's softmax
+    denominator, float32 ``(N, M, tokens)``."""
     out, lse = _empty_outputs(q, v)
     if out.numel():
         with torch.cuda.device_of(q):
@@ -101,7 +101,7 @@ def attend_routed_backward(
     if out.numel():
         with torch.cuda.device_of(q):
             call = _call(q, k, v, index, q_regions, k_regions, scale)
-            launch.backward(call, in_rows(d_out), out, lse, *gradients)
+            launch.backward(call, uniform_token_stride(d_out), out, lse, *gradients)
     return gradients
 
 
@@ -131,9 +131,9 @@ def _call(
     k_regions: Sequence[int],
     scale: float,
 ) -> Call:
-    q, k, v = map(in_rows, (q, k, v))
+    q, k, v = map(uniform_token_stride, (q, k, v))
     if index.dtype not in (torch.int32, torch.int64):
-        index = index.to(torch.int64)  # kernels stand -1 for no region
+        index = index.to(torch.int64)  # in kernels -1 is no region
     return Call(q, k, v, index.contiguous(), tuple(q_regions), tuple(k_regions), scale)
 
 
@@ -157,11 +157,11 @@ def _empty_gradients(*tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs[:4], *output)
-    ctx.how = inputs[4:]
+    ctx.constants = inputs[4:]
 
 
 def _backward(ctx: Any, d_out: Tensor, d_lse: Tensor) -> tuple[Tensor | None, ...]:
-    gradients = attend_routed_backward(d_out, *ctx.saved_tensors, *ctx.how)
+    gradients = attend_routed_backward(d_out, *ctx.saved_tensors, *ctx.constants)
     return (*gradients, None, None, None, None)
 
 

@@ -7,26 +7,27 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bilevel_triton import memory, walks
-from bilevel_triton.call import Call, block_of, map_of, options
-from bilevel_triton.kernels.attend import attend
-from bilevel_triton.kernels.gradients import add_partials, gradient_of_keys, gradient_of_queries
-from bilevel_triton.tiles import Tiles, tiles
+from bilevel_triton import memory
+from bilevel_triton.block_lists import kv_block_lists, q_block_lists
+from bilevel_triton.call import Call, map_of, options, rounded
+from bilevel_triton.kernels.backward import add_partials, gradient_of_keys, gradient_of_queries
+from bilevel_triton.kernels.forward import attend
+from bilevel_triton.tiles import Tiles, attention_tiles
 
 
 def forward(call: Call, out: Tensor, lse: Tensor) -> None:
     """Compute ``out`` ``(N, *spatial, M, Dv)`` and ``lse``, float32 ``(N, M, tokens)``."""
-    of_queries = _tiles_of_queries(call)
-    count = of_queries.count(call.queries)
-    attend[(call.images * count * call.heads,)](
+    tiles = _query_tiles(call)
+    num_tiles = tiles.count(call.queries)
+    attend[(call.images * num_tiles * call.heads,)](
         *call.maps,
         map_of(out),
         lse,
-        walks.from_queries(call, of_queries),
-        count,
+        kv_block_lists(call, tiles),
+        num_tiles,
         call.shape,
-        call.how(of_queries),
-        **options(of_queries),
+        call.meta(tiles),
+        **options(tiles),
     )
 
 
@@ -42,70 +43,80 @@ def backward(
 def _gradient_of_queries(
     call: Call, d_out: Tensor, out: Tensor, lse: Tensor, delta: Tensor, d_q: Tensor
 ) -> None:
-    of_queries = _tiles_of_queries(call)
-    count = of_queries.count(call.queries)
-    gradient_of_queries[(call.images * count * call.heads,)](
+    tiles = _query_tiles(call)
+    num_tiles = tiles.count(call.queries)
+    gradient_of_queries[(call.images * num_tiles * call.heads,)](
         *call.maps,
         map_of(out),
         map_of(d_out),
         lse,
         delta,
         map_of(d_q),
-        walks.from_queries(call, of_queries),
-        count,
+        kv_block_lists(call, tiles),
+        num_tiles,
         call.shape,
-        call.how(of_queries),
-        **options(of_queries),
+        call.meta(tiles),
+        **options(tiles),
     )
 
 
 class Partials(NamedTuple):
-    """Partial results of chunks, float32 ``(N, most, parts, M, lanes, channels)``."""
+    """Partial gradients, one for each chunk of a block list that has several.
 
-    k: Tensor
-    v: Tensor
-    most: int
+    Float32 ``(N, per_image, tiles of a group, M, rows, channels)``.
+    """
+
+    d_k: Tensor
+    d_v: Tensor
+    per_image: int
 
 
 def _gradient_of_keys(
     call: Call, d_out: Tensor, lse: Tensor, delta: Tensor, d_k: Tensor, d_v: Tensor
 ) -> None:
-    routes = call.queries.regions * call.topk / call.keys.regions
-    itemsize = call.q.element_size()
-    of_keys = tiles(call.keys, call.queries, routes, call.channels, itemsize, results=2)
-    of_image, num_partials = walks.from_keys(call, of_keys)
-    count = of_keys.count(call.keys)
-    parts = 1 if of_keys.group > 1 else count // call.keys.regions
-    work = (call.images, num_partials, parts, call.heads, of_keys.kept_lanes)
-    partial_k, partial_v = (
-        memory.empty(lse, (*work, block_of(x.shape[-1])), torch.float32) for x in (call.k, call.v)
+    tiles = _key_tiles(call)
+    num_tiles = tiles.count(call.keys)
+    tiles_per_group = 1 if tiles.group_size > 1 else num_tiles // call.keys.num_regions
+    block_lists, per_image = q_block_lists(call, tiles)
+    work = (call.images, per_image, tiles_per_group, call.heads, tiles.stationary_rows)
+    partial_d_k, partial_d_v = (
+        memory.empty(lse, (*work, rounded(x.shape[-1])), torch.float32) for x in (call.k, call.v)
     )
-    partials = Partials(partial_k, partial_v, num_partials)
-    gradient_of_keys[(call.images * of_image.num_tasks * parts * call.heads,)](
+    partials = Partials(partial_d_k, partial_d_v, per_image)
+    gradient_of_keys[(call.images * block_lists.num_chunks * tiles_per_group * call.heads,)](
         *call.maps,
         map_of(d_out),
         lse,
         delta,
         map_of(d_k),
         map_of(d_v),
-        of_image,
+        block_lists,
         partials,
         call.shape,
-        call.how(of_keys),
-        **options(of_keys),
+        call.meta(tiles),
+        **options(tiles),
     )
-    if num_partials:
-        add_partials[(call.images * count,)](
+    if per_image:
+        add_partials[(call.images * num_tiles,)](
             map_of(d_k),
             map_of(d_v),
-            of_image,
+            block_lists,
             partials,
-            count,
+            num_tiles,
             call.shape,
-            call.how(of_keys),
-            **options(of_keys),
+            call.meta(tiles),
+            **options(tiles),
         )
 
 
-def _tiles_of_queries(call: Call) -> Tiles:
-    return tiles(call.queries, call.keys, call.topk, call.channels, call.q.element_size())
+def _query_tiles(call: Call) -> Tiles:
+    """Stationary queries, streamed keys and values."""
+    itemsize = call.q.element_size()
+    return attention_tiles(call.queries, call.keys, call.topk, call.channels, itemsize)
+
+
+def _key_tiles(call: Call) -> Tiles:
+    """Stationary keys and values, streamed queries."""
+    routes = call.queries.num_regions * call.topk / call.keys.num_regions
+    itemsize = call.q.element_size()
+    return attention_tiles(call.keys, call.queries, routes, call.channels, itemsize, results=2)

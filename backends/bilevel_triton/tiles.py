@@ -1,97 +1,102 @@
-"""How the tokens of a call are dealt to the tiles of kernels: a plain rule from the shape."""
+"""How the tokens of a call are divided into the tiles of kernels: a plain rule from the shape.
+
+A program of a kernel for attention keeps one *stationary* tile and passes *streamed* ones, as
+flash-attention does with BLOCK_M and BLOCK_N rows.
+"""
 
 from __future__ import annotations
 
 from math import ceil
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from bilevel.grid import Grid
 
-SMALL = 8
-"""Regions of at most so many tokens share a tile with their neighbours."""
+SMALL_REGION = 8
+"""Most tokens of regions that share a stationary tile with their neighbours."""
 
-WIDEST = {2: 64, 4: 32}
-"""Channels of a head, at most, of regions that do; by the bytes of a number."""
+SMALL_REGION_HEAD_DIM = {2: 64, 4: 32}
+"""Most channels per head, by item size, for which small regions share a tile."""
 
-LARGEST_GROUP = 32
-"""Regions that share a tile, at most: each has a bit of 32."""
+MAX_GROUP_SIZE = 32
+"""Most regions that share a stationary tile: a group mask has 32 bits."""
 
 REGISTERS = {2: 120, 4: 92}
-"""What a thread may need of them by :func:`warps`, by the bytes of a number; beyond, some kernels
-spill: found by compiling them."""
+"""Registers of a thread that :func:`attention_warps` plans with, by item size. With more, some
+kernels spill: found by compiling them."""
 
-SCORE_BYTES = 1.4
-"""A score takes about the time of so many bytes of keys and values: by the rates of an H200's data
-sheet, and not measured."""
+QK_BYTES = 1.4
+"""Bytes of keys and values that are read in the time of one number of ``qk``. From the rates of an
+H200's data sheet, not measured."""
 
-NUMBERS = 4096
-"""Of a tile of tokens that are averaged, or of scores that routes are chosen by, at most."""
+TILE_NUMBERS = 4096
+"""Most numbers of a tile of means or of routing scores."""
 
-LANES = (16, 128)
-"""Tokens that are averaged together, at least and at most."""
+MEAN_ROWS = (16, 128)
+"""Fewest and most rows of a tile of means."""
 
-ROWS = 16
-"""Query regions whose routes one program chooses, at most."""
+SCORE_ROWS = 16
+"""Most query regions whose routes one program chooses."""
 
-STEP = 32
-"""Channels of means that are multiplied together, at most; means are padded to a multiple."""
+CHANNEL_STEP = 32
+"""Most channels of means that are multiplied together; means are padded to a multiple."""
 
-MOST_REGIONS = 1024
-"""Key regions whose scores fit a tile."""
+MAX_KEY_REGIONS = 1024
+"""Most key regions whose routing scores fit a tile."""
 
-MOST_ROUTES = 64
-"""Routes of a query region that are chosen one after the other, at most."""
+MAX_ROUTES = 64
+"""Most routes of a query region that are chosen one after the other."""
+
+Axes: TypeAlias = tuple[int, int, int]
+"""One number for each axis."""
 
 
 class Side(NamedTuple):
-    """The tokens of queries or of keys, on three axes: one of fewer has axes of one in front."""
+    """The grid of queries or of keys on three axes; one of fewer has axes of one token in front.
 
-    sizes: tuple[int, int, int]
-    split: tuple[int, int, int]
-    regions: int
-    tokens: int
-    """T, of the largest region."""
+    Fields are those of :class:`bilevel.Grid`.
+    """
+
+    spatial: Axes
+    regions: Axes
+    num_regions: int
+    region_tokens: int
     uniform: bool
 
 
 class Tiles(NamedTuple):
-    """The shapes of the tiles of one kernel."""
+    """The shapes of the tiles of one kernel for attention."""
 
-    group: int
-    """Regions of a tile that is kept."""
-    kept_lanes: int
-    """Its lanes."""
-    per: int
-    """Regions of a tile that is walked over."""
-    walked_lanes: int
-    """Its lanes."""
-    whole: bool
-    """Whether a region of the walked side fits a tile."""
+    group_size: int
+    """Regions of a stationary tile; 1 also where a tile is a part of a region."""
+    stationary_rows: int
+    regions_per_step: int
+    """Regions of a streamed tile; 1 also where a tile is a part of a region."""
+    streamed_rows: int
+    region_fits: bool
+    """Whether a streamed tile holds a whole region."""
     warps: int
     stages: int
-    """Tiles that are on their way while one is computed with."""
+    """Streamed tiles in flight, as Triton's ``num_stages``."""
 
     def count(self, side: Side) -> int:
-        """Tiles that are kept, of one image."""
-        if self.group > 1:
-            return ceil(side.regions / self.group)
-        return side.regions * ceil(side.tokens / self.kept_lanes)
+        """Stationary tiles of one image."""
+        if self.group_size > 1:
+            return ceil(side.num_regions / self.group_size)
+        return side.num_regions * ceil(side.region_tokens / self.stationary_rows)
 
 
 class MeanTile(NamedTuple):
     """The shape of the tiles of tokens that are averaged."""
 
-    group: int
-    """Regions."""
-    lanes: int
-    """Tokens of each that are read together."""
-    block: int
-    """Channels."""
+    regions: int
+    rows: int
+    """Tokens of each region that are read together."""
+    channels: int
 
     @property
     def warps(self) -> int:
-        """16 numbers for each thread: more, and addresses of odd channels would spill."""
-        return fitting(self.group * self.lanes * self.block // 512, 8, smallest=1)
+        """16 numbers for each thread: with more, addresses of odd channels would spill."""
+        return power_of_two(self.regions * self.rows * self.channels // 512, 8, smallest=1)
 
 
 class ScoreTile(NamedTuple):
@@ -100,115 +105,122 @@ class ScoreTile(NamedTuple):
     rows: int
     """Query regions."""
     columns: int
-    """Lanes for all key regions."""
-    step: int
-    """Channels that are multiplied together."""
+    """All key regions, and padding."""
+    channels: int
+    """Channels of means that are multiplied together."""
 
     @property
     def warps(self) -> int:
-        """Eight scores for each thread, or 16: they are ranked by 64 bits."""
-        return fitting(self.rows * self.columns // 256, 8, smallest=1)
+        """8 or 16 scores for each thread: they are ranked by 64 bits."""
+        return power_of_two(self.rows * self.columns // 256, 8, smallest=1)
 
 
 def side(grid: Grid) -> Side:
     """A grid of one to three axes."""
     return Side(
-        sizes=_three(grid.spatial),
-        split=_three(grid.regions),
-        regions=grid.num_regions,
-        tokens=grid.region_tokens,
+        spatial=_three(grid.spatial),
+        regions=_three(grid.regions),
+        num_regions=grid.num_regions,
+        region_tokens=grid.region_tokens,
         uniform=grid.uniform,
     )
 
 
-def _three(axes: tuple[int, ...]) -> tuple[int, int, int]:
+def _three(axes: tuple[int, ...]) -> Axes:
     first, second, third = (*(1,) * (3 - len(axes)), *axes)
     return first, second, third
 
 
-def tiles(
-    kept: Side, walked: Side, routes: float, channels: int, itemsize: int, results: int = 1
+def attention_tiles(
+    stationary: Side, streamed: Side, routes: float, channels: int, itemsize: int, results: int = 1
 ) -> Tiles:
-    """The tiles of a kernel, whose programs keep tokens of one side and walk over the other's.
+    """The tiles of a kernel for attention with a stationary and a streamed side.
 
-    ``routes`` is how many regions one of the kept side's is routed together with on average,
-    ``channels`` how many the wider of keys and values has, and ``results`` how many arrays the
-    kernel computes.
+    ``routes`` is the average number of streamed regions that a stationary region is routed together
+    with, ``channels`` the channels per head of keys or of values, whichever have more, and
+    ``results`` the number of arrays that the kernel accumulates.
     """
-    largest = (64 if channels * results <= 64 else 32) // (itemsize // 2)
-    group, lanes = 1, fitting(kept.tokens, largest)
-    if kept.tokens <= SMALL and channels <= WIDEST[itemsize]:
-        wide = 2 * largest if itemsize * results == 2 else largest
-        group, lanes = grouped(kept, walked, routes, channels * itemsize, wide)
-    widest = largest // results if group > 1 else min(largest, 2 * lanes)
-    walked_lanes = fitting(ceil(routes) * walked.tokens, widest)
+    max_rows = (64 if channels * results <= 64 else 32) // (itemsize // 2)
+    group_size, rows = 1, power_of_two(stationary.region_tokens, max_rows)
+    if stationary.region_tokens <= SMALL_REGION and channels <= SMALL_REGION_HEAD_DIM[itemsize]:
+        max_group_rows = 2 * max_rows if itemsize * results == 2 else max_rows
+        token_bytes = channels * itemsize
+        group_size, rows = group_tile(stationary, streamed, routes, token_bytes, max_group_rows)
+    max_streamed_rows = max_rows // results if group_size > 1 else min(max_rows, 2 * rows)
+    streamed_rows = power_of_two(ceil(routes) * streamed.region_tokens, max_streamed_rows)
+    one_step = routes * streamed.region_tokens <= streamed_rows
     return Tiles(
-        group=group,
-        kept_lanes=lanes,
-        per=max(1, walked_lanes // walked.tokens),
-        walked_lanes=walked_lanes,
-        whole=walked.tokens <= walked_lanes,
-        warps=warps(group, lanes, walked_lanes, channels, itemsize),
-        stages=1 if itemsize == 2 and routes * walked.tokens <= walked_lanes else 2,
+        group_size=group_size,
+        stationary_rows=rows,
+        regions_per_step=max(1, streamed_rows // streamed.region_tokens),
+        streamed_rows=streamed_rows,
+        region_fits=streamed.region_tokens <= streamed_rows,
+        warps=attention_warps(group_size, rows, streamed_rows, channels, itemsize),
+        stages=1 if itemsize == 2 and one_step else 2,
     )
 
 
-def warps(group: int, kept_lanes: int, walked_lanes: int, channels: int, itemsize: int) -> int:
-    """Enough that tiles stay in registers: two of scores (and one of pairs, in groups) and two of
-    results, all of four bytes, and three of what is walked over."""
-    scores = 3 if group > 1 else 2
-    kept = 4 * kept_lanes * (scores * walked_lanes + 2 * channels)
-    walked = 3 * itemsize * walked_lanes * channels
-    threads = (kept + walked) / (4 * REGISTERS[itemsize])
-    return fitting(ceil(threads / 32), 8, smallest=1)
+def attention_warps(
+    group_size: int, stationary_rows: int, streamed_rows: int, channels: int, itemsize: int
+) -> int:
+    """Enough warps that tiles stay in registers: two tiles like ``qk`` (and in groups one of
+    routed pairs) and two of results, all of four bytes, and three streamed tiles."""
+    qk_tiles = 3 if group_size > 1 else 2
+    stationary_bytes = 4 * stationary_rows * (qk_tiles * streamed_rows + 2 * channels)
+    streamed_bytes = 3 * itemsize * streamed_rows * channels
+    threads = (stationary_bytes + streamed_bytes) / (4 * REGISTERS[itemsize])
+    return power_of_two(ceil(threads / 32), 8, smallest=1)
 
 
-def grouped(
-    kept: Side, walked: Side, routes: float, row_bytes: int, largest: int
+def group_tile(
+    stationary: Side, streamed: Side, routes: float, token_bytes: int, max_rows: int
 ) -> tuple[int, int]:
-    """The regions of a group and the lanes of its tile that take least time, if routes were drawn
-    at random.
+    """The group size and the rows of a tile of several regions that take least time if routes are
+    random.
 
-    A larger group reads less, for its regions share what they walk over; but its tile has scores of
-    more regions that are not routed together.
+    A larger group reads less, for its regions share what they stream; but more of its ``qk`` is
+    of regions that are not routed together.
     """
 
-    def cost(block: int) -> float:
-        group = _group(kept, block)
-        union = walked.regions * (1 - (1 - min(1, routes / walked.regions)) ** group)
-        walked_rows = ceil(kept.regions / group) * union * walked.tokens
-        return walked_rows * (block * SCORE_BYTES + 2 * row_bytes)
+    def cost(rows: int) -> float:
+        group_size = _group_size(stationary, rows)
+        unlisted = (1 - min(1, routes / streamed.num_regions)) ** group_size
+        list_length = streamed.num_regions * (1 - unlisted)
+        groups = ceil(stationary.num_regions / group_size)
+        streamed_tokens = groups * list_length * streamed.region_tokens
+        return streamed_tokens * (rows * QK_BYTES + 2 * token_bytes)
 
-    blocks = [16]
-    while blocks[-1] < largest:
-        blocks.append(2 * blocks[-1])
-    best = min(blocks, key=cost)
-    return _group(kept, best), best
+    choices = [16]
+    while choices[-1] < max_rows:
+        choices.append(2 * choices[-1])
+    best = min(choices, key=cost)
+    return _group_size(stationary, best), best
 
 
-def _group(kept: Side, block: int) -> int:
-    """As many regions as fit, dealt evenly."""
-    most = min(LARGEST_GROUP, block // kept.tokens)
-    return ceil(kept.regions / ceil(kept.regions / most))
+def _group_size(stationary: Side, rows: int) -> int:
+    """The regions of a group: as many as fit the rows, and the same number in each group."""
+    fitting = min(MAX_GROUP_SIZE, rows // stationary.region_tokens)
+    return ceil(stationary.num_regions / ceil(stationary.num_regions / fitting))
 
 
 def mean_tile(queries: Side, keys: Side, channels: int) -> MeanTile:
-    """Some whole regions, or a part of one, and as many channels of all heads as then fit."""
-    fewest, most = LANES
-    lanes = fitting(max(queries.tokens, keys.tokens), most, smallest=1)
-    group = max(1, fewest // lanes)
-    return MeanTile(group, lanes, block=fitting(channels, NUMBERS // (group * lanes)))
+    """Some whole regions, or a part of one, and as many of the channels of all heads as then
+    fit."""
+    fewest, most = MEAN_ROWS
+    rows = power_of_two(max(queries.region_tokens, keys.region_tokens), most, smallest=1)
+    regions = max(1, fewest // rows)
+    return MeanTile(regions, rows, power_of_two(channels, TILE_NUMBERS // (regions * rows)))
 
 
 def score_tile(k_regions: int) -> ScoreTile | None:
     """All key regions, and as many query regions as then fit; None if the key regions do not."""
-    if k_regions > MOST_REGIONS:
+    if k_regions > MAX_KEY_REGIONS:
         return None
-    columns = fitting(k_regions, MOST_REGIONS)
-    rows = min(ROWS, NUMBERS // columns)
-    return ScoreTile(rows, columns, step=fitting(NUMBERS // columns, STEP))
+    columns = power_of_two(k_regions, MAX_KEY_REGIONS)
+    rows = min(SCORE_ROWS, TILE_NUMBERS // columns)
+    return ScoreTile(rows, columns, power_of_two(TILE_NUMBERS // columns, CHANNEL_STEP))
 
 
-def fitting(lanes: int, largest: int, smallest: int = 16) -> int:
-    """The smallest power of two that has so many lanes, of those in the range."""
-    return min(largest, max(smallest, 1 << (lanes - 1).bit_length()))
+def power_of_two(number: int, largest: int, smallest: int = 16) -> int:
+    """The smallest power of two that is not less than a number, within a range."""
+    return min(largest, max(smallest, 1 << (number - 1).bit_length()))

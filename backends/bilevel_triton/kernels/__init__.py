@@ -1,11 +1,4 @@
-"""What runs on the GPU.
-
-A map of tokens, ``(N, *spatial, M, D)``, comes as a pair: ``at``, where it begins, and ``strides``,
-of images, tokens, heads and channels. Sides of a call, queries or keys, have ``sizes``, their
-tokens on three axes (one of fewer has axes of one token in front), and a split, the regions on
-them. What kernels are compiled for comes as one constant, ``HOW``: see
-:class:`bilevel_triton.call.How`.
-"""
+"""What runs on the GPU; README.md has the words, and the kernels of a call in order."""
 
 from __future__ import annotations
 

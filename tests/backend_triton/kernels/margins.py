@@ -48,7 +48,7 @@ class Margins:
             own = (buffer[MARGIN : MARGIN + size] for buffer, size in self.buffers)
             read = at.data[mask.data]
             inside = np.zeros(read.shape, bool)
-            for begin, end in map(span, (*arrays, *own)):
+            for begin, end in map(addresses, (*arrays, *own)):
                 inside |= (begin <= read) & (read < end)
             assert inside.all(), f"{(~inside).sum()} of {inside.size} reads are outside"
             return load(builder, at, mask, *others)
@@ -63,8 +63,8 @@ class Margins:
             assert (buffer[MARGIN + size :] == canary).all()
 
 
-def span(x: Tensor) -> tuple[int, int]:
-    """The addresses from the first number of a tensor to the end of the last."""
+def addresses(x: Tensor) -> tuple[int, int]:
+    """The address of a tensor's first number, and that behind its last."""
     last = sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
     return x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()
 

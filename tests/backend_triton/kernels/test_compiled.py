@@ -20,9 +20,9 @@ from frameworks import load_or_skip
 load_or_skip("triton")
 
 from bilevel import Grid
-from bilevel_triton import launch, routes
+from bilevel_triton import launch, routing
 from bilevel_triton.call import Call
-from bilevel_triton.tiles import MOST_REGIONS, STEP, score_tile
+from bilevel_triton.tiles import CHANNEL_STEP, MAX_KEY_REGIONS, score_tile
 
 
 class Shape(NamedTuple):
@@ -37,8 +37,8 @@ class Shape(NamedTuple):
 
 
 ASIDE = 16
-"""Bytes that the assembler puts into local memory where that lets one more program run beside the
-others: kernels with registers to spare have them too, and which ones, changes with its version."""
+"""Bytes of local memory that are no spill: the assembler uses some where that lets one more program
+run beside the others, even in kernels with registers to spare; in which, changes by version."""
 
 SHAPES = [
     pytest.param(Shape((56, 56), 7, 1, 32), id="64 tokens"),
@@ -69,7 +69,7 @@ def launch_both(shape: Shape, dtype: torch.dtype) -> None:
 
 
 def matrix_instructions(capability: int, kernel: Compiled) -> int:
-    """Those of tensor cores; on Hopper, its own where a tile has 64 rows for each of four warps."""
+    """Instructions of tensor cores; on Hopper, its own too, for tiles of 64 rows and four warps."""
     names = ("mma.sync", "wgmma.mma_async") if capability >= 90 else ("mma.sync",)
     return sum(kernel.ptx.count(name) for name in names)
 
@@ -100,21 +100,23 @@ def test_hopper_multiplies_by_warpgroups() -> None:
 
 
 TOKENS = [1, 2, 3, 6, 16, 30, 64, 1000]
-"""Of a region: their tiles differ, in regions and in lanes."""
+"""Tokens of a region: their tiles differ in regions and in rows."""
 
 
 def launch_means(tokens: int, heads: int, head_dim: int, dtype: torch.dtype) -> None:
-    """Of 18 regions on two axes, ragged where they have more than one token."""
+    """The means of 18 regions on two axes, ragged where they have more than one token."""
     grid = Grid((3, 6 * tokens - (tokens > 1)), (3, 6))
     q, k = torch.empty(2, *grid.spatial, 2, heads, head_dim, dtype=dtype).unbind(-3)
-    routes.means(q, k, grid, grid)
+    routing.region_means(q, k, grid, grid)
 
 
-def launch_choice(k_regions: int, topk: int, row: int = 3 * STEP) -> None:
-    """Of so many routes, to that many key regions."""
+def launch_choice(k_regions: int, topk: int, channels: int = 3 * CHANNEL_STEP) -> None:
+    """Of ``topk`` routes among ``k_regions`` key regions."""
     tile = score_tile(k_regions)
     assert tile is not None
-    routes.best(torch.empty(2, 50, row), torch.empty(2, k_regions, row), topk, tile)
+    routing.best_regions(
+        torch.empty(2, 50, channels), torch.empty(2, k_regions, channels), topk, tile
+    )
 
 
 @pytest.mark.parametrize("capability", SHARED_MEMORY)
@@ -140,7 +142,7 @@ def precision(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.mark.parametrize("capability", SHARED_MEMORY)
 @pytest.mark.parametrize("topk", [1, 4])
-@pytest.mark.parametrize("k_regions", [1, 20, 49, 100, 256, 400, MOST_REGIONS])
+@pytest.mark.parametrize("k_regions", [1, 20, 49, 100, 256, 400, MAX_KEY_REGIONS])
 def test_choices_fit(k_regions: int, topk: int, precision: str, capability: int) -> None:
     kernels = compiled(capability, lambda: launch_choice(k_regions, topk))
     assert [kernel.kernel for kernel in kernels] == ["choose_regions"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -82,10 +82,9 @@ def assert_right(
         assert (got.double() - want).norm() <= near * want.norm()
 
 
-def run(
-    shape: Shape, q: Tensor, k: Tensor, v: Tensor, d_out: Tensor, index: Tensor
-) -> tuple[Tensor, ...]:
-    """The output and the gradients, by the kernels."""
+def run(shape: Shape, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """The output and the gradients, by the kernels, of q, k, v, d_out and the routes."""
+    q, k, v, d_out, index = inputs
     call = Call(q, k, v, index, shape.regions, shape.kv_regions, shape.head_dim**-0.5)
     out = memory.empty(q, d_out.shape, q.dtype)
     lse = memory.empty(q, (shape.batch, shape.heads, prod(shape.spatial)), torch.float32)
@@ -109,12 +108,12 @@ def test_kernels_stay_within_their_arrays(
 @pytest.mark.parametrize(
     "shape",
     [
-        pytest.param(Shape((108,), (12,), (108,), (12,), 1), id="a walk in chunks"),
+        pytest.param(Shape((108,), (12,), (108,), (12,), 1), id="block lists in chunks"),
         pytest.param(
-            Shape((200,), (10,), (170,), (5,), 1), id="a walk in chunks, regions in parts"
+            Shape((200,), (10,), (170,), (5,), 1), id="block lists in chunks, regions in parts"
         ),
         pytest.param(Shape((36,), (12,), (36,), (12,), 1), id="groups"),
-        pytest.param(Shape((24,), (24,), (33,), (3,), 1), id="groups walk over regions"),
+        pytest.param(Shape((24,), (24,), (33,), (3,), 1), id="groups stream regions"),
     ],
 )
 def test_all_may_choose_one_region(shape: Shape, margins: Margins) -> None:
@@ -131,8 +130,8 @@ def test_all_may_choose_one_region(shape: Shape, margins: Margins) -> None:
         assert not gradient.any()
 
 
-@triton.jit
-def first_tokens(out, tokens, REGIONS: tl.constexpr):
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def first_tokens(out: Any, tokens: Any, REGIONS: tl.constexpr) -> None:
     tl.store(out + tl.program_id(0), first_token(tl.program_id(0) + REGIONS - 4, tokens, REGIONS))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -19,10 +20,10 @@ from torch import Tensor
 from bilevel import Grid
 from bilevel.protocol import Routes
 from bilevel_torch.backend import BACKEND as TORCH
-from bilevel_triton import routes
+from bilevel_triton import routing
 from bilevel_triton.custom_ops import route_regions
-from bilevel_triton.kernels.routes import ranks_of, region_of, score_of
-from bilevel_triton.tiles import MOST_REGIONS, MOST_ROUTES, score_tile
+from bilevel_triton.kernels.routing import ranks_of, region_of, score_of
+from bilevel_triton.tiles import MAX_KEY_REGIONS, MAX_ROUTES, score_tile
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
 
@@ -35,10 +36,10 @@ SHAPES = [
     pytest.param(Grid((300,), 2), Grid((5,), 1), 1, id="regions read in steps, one of keys"),
     pytest.param(Grid((3, 4, 5), 2), Grid((3, 4, 5), 2), 8, id="three axes"),
     pytest.param(Grid((29,), 1), Grid((6, 7), (2, 3)), 4, id="other keys"),
-    pytest.param(Grid((20,), 20), Grid((70,), 70), MOST_ROUTES, id="most routes"),
-    pytest.param(Grid((3,), 3), Grid((70,), 70), MOST_ROUTES + 1, id="more routes"),
-    pytest.param(Grid((9,), 9), Grid((1024,), MOST_REGIONS), 3, id="most key regions"),
-    pytest.param(Grid((3,), 3), Grid((1025,), MOST_REGIONS + 1), 3, id="more key regions"),
+    pytest.param(Grid((20,), 20), Grid((70,), 70), MAX_ROUTES, id="most routes"),
+    pytest.param(Grid((3,), 3), Grid((70,), 70), MAX_ROUTES + 1, id="more routes"),
+    pytest.param(Grid((9,), 9), Grid((1024,), MAX_KEY_REGIONS), 3, id="most key regions"),
+    pytest.param(Grid((3,), 3), Grid((1025,), MAX_KEY_REGIONS + 1), 3, id="more key regions"),
 ]
 
 
@@ -53,6 +54,7 @@ def assert_routed(
 ) -> None:
     """Distinct regions with the highest scores, best first."""
     index, score = found
+    assert score is not None
     assert (index.dtype, score.dtype) == (torch.int64, torch.float32)
     assert (index.sort(-1).values.diff(dim=-1) > 0).all()
     q_mean, k_mean = TORCH.summarize(q.double(), q_grid), TORCH.summarize(k.double(), k_grid)
@@ -80,7 +82,7 @@ def test_routes_are_the_best(
     q, k = tokens(q_grid, heads, channels, dtype), tokens(k_grid, heads, channels, dtype)
     held = amid_nan(q), amid_nan(k)
     with margins.unread(*held):
-        found = routes.routes(*held, q_grid, k_grid, topk)
+        found = routing.find_routes(*held, q_grid, k_grid, topk)
     margins.assert_untouched()
     assert_routed(found, q, k, q_grid, k_grid)
 
@@ -92,21 +94,24 @@ def test_ties_go_to_the_lower_region_and_nan_comes_last(k_regions: int, margins:
     q_mean, k_mean = torch.zeros(2, 19, 32), torch.zeros(2, k_regions, 32)
     q_mean[..., 0] = 1  # other channels add zeros
     k_mean[..., 0] = values[torch.randint(len(values), (2, k_regions))]
+    tile = score_tile(k_regions)
+    assert tile is not None
     for topk in {1, k_regions}:
-        index, score = routes.best(q_mean, k_mean, topk, score_tile(k_regions))
-        want = TORCH.route(q_mean, k_mean, topk)
-        assert torch.equal(index, want.index)
-        assert torch.equal(score, want.score)
+        index, score = routing.best_regions(q_mean, k_mean, topk, tile)
+        want_index, want_score = TORCH.route(q_mean, k_mean, topk)
+        assert want_score is not None
+        assert torch.equal(index, want_index)
+        assert torch.equal(score, want_score)
     margins.assert_untouched()
 
 
-@triton.jit
-def rank_all(rank, region, score, scores, COUNT: tl.constexpr):
-    lane = tl.arange(0, COUNT)
-    ranks = ranks_of(tl.load(scores + lane), lane, COUNT - 1)  # the last is no region
-    tl.store(rank + lane, ranks)
-    tl.store(region + lane, region_of(ranks))
-    tl.store(score + lane, score_of(ranks))
+@triton.jit  # type: ignore[untyped-decorator, unused-ignore]
+def rank_all(rank: Any, region: Any, score: Any, scores: Any, COUNT: tl.constexpr) -> None:
+    regions = tl.arange(0, COUNT)
+    ranks = ranks_of(tl.load(scores + regions), regions, COUNT - 1)  # the last is no region
+    tl.store(rank + regions, ranks)
+    tl.store(region + regions, region_of(ranks))
+    tl.store(score + regions, score_of(ranks))
 
 
 def test_ranks_are_in_the_order_of_routing() -> None:
