@@ -40,7 +40,7 @@ class QBlockLists(NamedTuple):
     chunks: Tensor
     """int32 ``(N, num_chunks, 4)``: first entry, end, group, partial gradient or -1."""
     group_partials: Tensor
-    """int32 ``(N, groups, 2)``: the first partial gradient of a group and how many it has."""
+    """int32 ``(N, groups, 2)``: the first partial gradient of each group and their number."""
     num_chunks: int
 
 

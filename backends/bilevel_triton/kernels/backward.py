@@ -73,7 +73,8 @@ def gradient_of_keys(
     q, k, v, d_out, lse, delta, d_k, d_v, block_lists, partials, shape, META: tl.constexpr
 ):
     """``d_k`` like ``k`` and ``d_v`` like ``v``, or ``partials`` where a block list has chunks;
-    each program computes a tile of keys, one chunk of its block list and one head."""
+    each program computes a tile of keys, one chunk of its block list and one head. A row of ``p``,
+    ``dp`` and ``ds`` is a key here, a column a query."""
     tiles_per_group = num_tiles_per_group(shape.spatial, META)
     number, nth_tile, head = program_of(tiles_per_group, shape.heads)
     image = number // block_lists.num_chunks
@@ -83,9 +84,7 @@ def gradient_of_keys(
     tile = group * tiles_per_group + nth_tile
     _first_region, group_bit, token, valid = stationary_tile(tile, shape.spatial, META, KEYS)
     k_tile, v_tile = load_pair(k, v, image, head, token, valid, META)
-    image_begin = image.to(tl.int64) * num_regions(META, QUERIES) * shape.topk
-    q_indices = block_lists.q_indices + image_begin + begin
-    group_masks = block_lists.group_masks + image_begin + begin
+    q_indices, group_masks = q_block_list(block_lists, image, begin, shape.topk, META)
     q_num_blocks = end - begin
     offset = lse_offset(image, head, shape)
 
@@ -98,7 +97,6 @@ def gradient_of_keys(
         q_tile, do_tile = load_pair(q, d_out, image, head, q_token, q_valid, META)
         lse_i = tl.load(lse + offset + q_token, mask=q_valid, other=0.0)
         delta_i = tl.load(delta + offset + q_token, mask=q_valid, other=0.0)
-        # Transposed: a row of p, dp and ds is a key.
         p = tl.exp2(scaled_products(k_tile, q_tile, shape, META) - lse_i[None, :])
         dp = tl.dot(v_tile, tl.trans(do_tile), input_precision=META.precision)
         ds = p * (dp - delta_i[None, :])
@@ -117,21 +115,24 @@ def gradient_of_keys(
     if partial < 0:
         store_pair(d_k, d_v, image, head, token, valid, dk, dv, META)
     else:
-        at = partial_number(partials, image, partial, nth_tile, tiles_per_group, head, shape.heads)
-        tl.store(
-            partials.d_k + partial_offsets(at, META.stationary_rows, META.head_dim_rounded), dk
-        )
-        tl.store(
-            partials.d_v + partial_offsets(at, META.stationary_rows, META.value_dim_rounded), dv
-        )
+        row = partial_rows(partials, image, partial, nth_tile, head, shape, META)
+        tl.store(partial_ptrs(partials.d_k, row, META.head_dim_rounded), dk)
+        tl.store(partial_ptrs(partials.d_v, row, META.value_dim_rounded), dv)
 
 
 @triton.jit
 def load_chunk(chunks, number):
-    """A chunk: its first and last entry of the image's block lists (the last exclusive), its group,
-    and the partial gradient it writes; see :func:`~.block_lists.list_q_blocks`."""
+    """The four numbers of a chunk, as ``list_q_blocks`` of :mod:`.block_lists` writes them."""
     chunk = chunks + number.to(tl.int64) * 4
     return tl.load(chunk), tl.load(chunk + 1), tl.load(chunk + 2), tl.load(chunk + 3)
+
+
+@triton.jit
+def q_block_list(block_lists, image, begin, topk, META: tl.constexpr):
+    """``q_indices`` and ``group_masks`` of a chunk, from its first entry on."""
+    image_begin = image.to(tl.int64) * num_regions(META, QUERIES) * topk
+    q_indices = block_lists.q_indices + image_begin + begin
+    return q_indices, block_lists.group_masks + image_begin + begin
 
 
 @triton.jit
@@ -142,17 +143,18 @@ def num_tiles_per_group(spatial, META: tl.constexpr):
 
 
 @triton.jit
-def partial_number(partials, image, partial, nth_tile, tiles_per_group, head, heads):
-    """The number of a tile of a partial gradient, over all images and heads."""
+def partial_rows(partials, image, partial, nth_tile, head, shape, META: tl.constexpr):
+    """The rows of a tile of a partial gradient, ``(rows, 1)``, counted over all tiles, heads and
+    images."""
     number = (image * partials.per_image + partial).to(tl.int64)
-    return (number * tiles_per_group + nth_tile) * heads + head
+    number = (number * num_tiles_per_group(shape.spatial, META) + nth_tile) * shape.heads + head
+    return number * META.stationary_rows + tl.arange(0, META.stationary_rows)[:, None]
 
 
 @triton.jit
-def partial_offsets(number, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
-    """The offsets of the numbers of a tile of a partial gradient, ``(ROWS, CHANNELS)``."""
-    row = number * ROWS + tl.arange(0, ROWS)[:, None]
-    return row * CHANNELS + tl.arange(0, CHANNELS)[None, :]
+def partial_ptrs(x, row, CHANNELS: tl.constexpr):
+    """Pointers to rows of partial gradients, ``(rows, CHANNELS)``."""
+    return x + (row * CHANNELS + tl.arange(0, CHANNELS)[None, :])
 
 
 @triton.jit
@@ -171,13 +173,7 @@ def add_partials(d_k, d_v, block_lists, partials, num_tiles, shape, META: tl.con
         dk = tl.full([META.stationary_rows, META.head_dim_rounded], 0.0, tl.float32)
         dv = tl.full([META.stationary_rows, META.value_dim_rounded], 0.0, tl.float32)
         for i in range(count):
-            at = partial_number(
-                partials, image, first + i, nth_tile, tiles_per_group, head, shape.heads
-            )
-            dk += tl.load(
-                partials.d_k + partial_offsets(at, META.stationary_rows, META.head_dim_rounded)
-            )
-            dv += tl.load(
-                partials.d_v + partial_offsets(at, META.stationary_rows, META.value_dim_rounded)
-            )
+            row = partial_rows(partials, image, first + i, nth_tile, head, shape, META)
+            dk += tl.load(partial_ptrs(partials.d_k, row, META.head_dim_rounded))
+            dv += tl.load(partial_ptrs(partials.d_v, row, META.value_dim_rounded))
         store_pair(d_k, d_v, image, head, token, valid, dk, dv, META)

@@ -90,13 +90,13 @@ def count_q_blocks(routes, block_lists, num_groups, META: tl.constexpr):
 
 @triton.jit
 def list_q_blocks(routes, block_lists, num_groups, chunk_size, META: tl.constexpr):
-    """``q_indices`` and ``group_masks`` of each group of key regions, split into chunks of at most
-    ``chunk_size`` entries.
+    """``q_indices`` and ``group_masks`` of each group of key regions, in chunks of ``chunk_size``
+    entries; the last of a group may be shorter.
 
     A *chunk* is four numbers: its first entry, the entry behind its last, its group, and the number
-    of the partial gradient it writes, or -1 if it is its group's only one and writes none. The
+    of the partial gradient it writes, or -1 if it is its group's only chunk and writes none. The
     chunks of all groups of an image lie one after the other; those that are not needed have
-    group -1. ``group_partials`` holds each group's first partial gradient and how many it has.
+    group -1. ``group_partials`` holds the first partial gradient of each group and their number.
     """
     image, group = tl.program_id(0) // num_groups, tl.program_id(0) % num_groups
     begin, chunk, partial = count_before(block_lists, image, group, num_groups, chunk_size, META)
