@@ -42,6 +42,8 @@ nitpick_ignore_regex = [
 
 html_theme = "furo"
 html_title = f"bilevel {version}"
+html_static_path = ["_static"]
+html_css_files = ["narrow.css"]
 
 # A fence that starts with ```pycon is shown as Python, here and on GitHub, and it is run.
 myst_fence_as_directive = ["pycon"]
@@ -49,8 +51,9 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
-autodoc_type_aliases = {"Array": "Array"}
+autodoc_type_aliases = {"Array": "Array", "Pullback": "Pullback"}
 autodoc_typehints_format = "short"
+maximum_signature_line_length = 60  # then each argument has a line: phones have no room for more
 napoleon_google_docstring = False
 napoleon_use_ivar = True
 
