@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ sys.path.insert(0, str(HERE))
 import measured  # noqa: E402 # it is in no package
 
 project = "bilevel"
-author = "The bilevel authors"
+author = copyright = "The bilevel authors"
 version = release = bilevel.__version__
 
 extensions = [
@@ -92,10 +93,15 @@ class GpuBenchmarks(SphinxDirective):
         return self.parse_text_to_nodes(measured.gpu_benchmarks(BENCHMARKS))
 
 
-def readable_aliases(*event: Any) -> tuple[str | None, ...]:
-    """Signatures with ``Array | None``, where autodoc would show a forward reference."""
+def readable_signature(*event: Any) -> tuple[str | None, ...]:
+    """With ``Array | None``, where autodoc would show a forward reference; none at all where a
+    default has no text that Python reads: the fields are listed below it."""
+    signature, returned = event[-2:]
+    if signature and "<function" in signature:
+        return "", returned
     return tuple(
-        text and text.replace("TypeAliasForwardRef('Array')", "Array") for text in event[-2:]
+        text and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text)
+        for text in (signature, returned)
     )
 
 
@@ -103,5 +109,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("pycon", Example)
     app.add_directive("benchmark", Benchmark)
     app.add_directive("gpu-benchmarks", GpuBenchmarks)
-    app.connect("autodoc-process-signature", readable_aliases)
+    app.connect("autodoc-process-signature", readable_signature)
     return {"parallel_read_safe": True}
