@@ -65,7 +65,7 @@ def test_each_tool_knows_every_package() -> None:
     assert sorted(tool["importlinter"]["root_packages"]) == packages
 
 
-@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md"])
 def test_links_to_files_lead_somewhere(page: str) -> None:
     links = re.findall(r"\]\(([^)#\s]+)", read(page))
     files = [link for link in links if "://" not in link]
