@@ -128,7 +128,7 @@ class Backend:
     library: str
     """The library of its arrays by its top-level module."""
     refuses: Callable[[Problem], str | None]
-    """None if the backend takes the problem, else why not: "takes only float32 arrays on cpu"."""
+    """None if the backend takes the problem, else why not, as "takes only float32 arrays on cpu"."""
     partition: Callable[..., Array]
     """``(x, grid)``"""
     merge: Callable[..., Array]
