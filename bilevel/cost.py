@@ -191,6 +191,7 @@ class Plan(NamedTuple):
     dividing: int
     """The same among those that divide every axis, so that nothing is padded."""
     dividing_flops_per_channel: int
+    """Of routing and attention with these, for one image."""
 
 
 def plan(spatial: Sequence[int], topk: int = 4) -> Plan:

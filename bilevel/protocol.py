@@ -48,8 +48,9 @@ class Routed(NamedTuple):
     index: Array
     """Key regions of each query region, integer ``(N, R, k)``."""
     q_grid: Grid
+    """The regions of queries."""
     k_grid: Grid
-    """The regions of queries, and those of keys and values."""
+    """The regions of keys and values."""
     scale: float
     """Factor on the scores before the softmax."""
 
@@ -128,7 +129,7 @@ class Backend:
     library: str
     """The library of its arrays by its top-level module."""
     refuses: Callable[[Problem], str | None]
-    """None if the backend takes the problem, else why not, as "takes only float32 arrays on cpu"."""
+    """None if it takes the problem, else why not, as "takes only float32 arrays on cpu"."""
     partition: Callable[..., Array]
     """``(x, grid)``"""
     merge: Callable[..., Array]

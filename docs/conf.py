@@ -21,7 +21,7 @@ sys.path.insert(0, str(HERE))
 import measured  # noqa: E402 # it is in no package
 
 project = "bilevel"
-author = copyright = "The bilevel authors"
+author = project_copyright = "The bilevel authors"
 version = release = bilevel.__version__
 
 extensions = [
