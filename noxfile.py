@@ -15,6 +15,7 @@ EXAMPLE = Path(__file__).parent / "docs" / "examples" / "bilevel_jax"
 OLDEST_TRITON = "triton==3.6.0"
 PACKAGING = Path(__file__).parent / "tests" / "packaging"
 CUDA_KERNELS, TRITON_KERNELS = "tests/backend_cupy/kernels", "tests/backend_triton/kernels"
+SANITIZED = "tests/backend_cupy/emulator/sanitized.py"
 
 
 @nox.session
@@ -55,7 +56,7 @@ def sanitized(session: nox.Session) -> None:
     """Run the CUDA kernels on the CPU under sanitizers of addresses and undefined behaviour."""
     session.install("-e", ".[dev]")
     files = (f"{CUDA_KERNELS}/test_{name}.py" for name in ("conformance", "memory", "models"))
-    run = ("python", f"{CUDA_KERNELS}/sanitized.py", "-m", "pytest", "-n", "2", *files)
+    run = ("python", SANITIZED, "-m", "pytest", "-n", "2", *files)
     session.run(*run, *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from bilevel.protocol import Backend, Exchange, Problem
-from bilevel_cupy import fused, primitives, pullbacks
+from bilevel_cupy import fused, gathered, primitives, routing
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -18,31 +17,24 @@ def refuses(problem: Problem) -> str | None:
     return None if takes else f"takes only {', '.join(DTYPES)} cupy arrays on CUDA"
 
 
-def composed(xp: Any, exchange: Exchange | None = None) -> Backend:
-    """The backend whose functions work on arrays of the namespace ``xp``, without kernels."""
+def bind(xp: Any, exchange: Exchange | None = None, *, kernels: bool = False) -> Backend:
+    """The backend for arrays of the namespace ``xp``, which is the first argument of each function.
+
+    With ``kernels`` the operator is fused, and ``xp`` compiles them, as CuPy does; without, it is
+    gathered.
+    """
     return Backend(
         name="cupy",
         library="cupy",
         refuses=refuses,
         partition=partial(primitives.partition, xp),
         merge=partial(primitives.merge, xp),
-        summarize=partial(primitives.summarize, xp),
-        route=partial(primitives.route, xp),
+        summarize=partial(routing.summarize, xp),
+        route=partial(routing.route, xp),
         gather=partial(primitives.gather, xp),
         key_mask=partial(primitives.key_mask, xp),
         attend=partial(primitives.attend, xp),
-        bra_vjp=partial(pullbacks.bra_vjp, xp),
+        bra=partial(fused.bra, xp) if kernels else None,
+        bra_vjp=partial(fused.bra_vjp if kernels else gathered.bra_vjp, xp),
         exchange=exchange,
-    )
-
-
-def bind(xp: Any, exchange: Exchange | None = None) -> Backend:
-    """The same, its operator fused where ``xp`` compiles kernels, as CuPy does."""
-    primitives_alone = composed(xp, exchange)
-    if not hasattr(xp, "RawModule"):
-        return primitives_alone
-    return replace(
-        primitives_alone,
-        bra=partial(fused.bra, xp, primitives_alone),
-        bra_vjp=partial(fused.bra_vjp, xp, primitives_alone),
     )

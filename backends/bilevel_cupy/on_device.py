@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
 from bilevel.errors import BackendUnavailable
-from bilevel.protocol import Array, Backend, Pullback
-from bilevel_cupy.backend import bind, composed
+from bilevel.protocol import Backend
+from bilevel_cupy.backend import bind
 from bilevel_cupy.exchange import exchange
 
 OLDEST = 80
-"""The compute capability, times ten, of the oldest GPUs that have what ``kernels/hardware.cuh``
-asks of them."""
+"""Compute capability, times ten, of the oldest GPUs with the instructions of
+``kernels/hardware.cuh``."""
 
 
 def cupy_with_a_device() -> Any:
@@ -59,33 +57,8 @@ def backend() -> Backend:
     from array_api_compat import cupy as xp  # which imports CuPy, too
 
     devices = map(cupy.cuda.Device, range(cupy.cuda.runtime.getDeviceCount()))
-    if any(int(device.compute_capability) < OLDEST for device in devices):
-        return composed(xp, exchange(cupy))
-    fused = bind(xp, exchange(cupy))
-    assert fused.bra is not None
-    assert fused.bra_vjp is not None
-    return replace(fused, bra=where_it_is(fused.bra), bra_vjp=vjp_where_it_is(fused.bra_vjp))
-
-
-def where_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` on the device of its first array: a kernel of another would read nowhere."""
-
-    def call(x: Array, *others: Any) -> Any:
-        with x.device:
-            return function(x, *others)
-
-    return call
-
-
-def vjp_where_it_is(vjp: Callable[..., tuple[Array, Pullback]]) -> Callable[..., Any]:
-    """The same of a function that gives a pullback, too."""
-
-    def call(x: Array, *others: Any) -> tuple[Array, Pullback]:
-        with x.device:
-            out, pullback = vjp(x, *others)
-        return out, where_it_is(pullback)
-
-    return call
+    new = all(int(device.compute_capability) >= OLDEST for device in devices)
+    return bind(xp, exchange(cupy), kernels=new)
 
 
 def __getattr__(name: str) -> Backend:

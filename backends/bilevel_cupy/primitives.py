@@ -1,8 +1,8 @@
 """The primitives on any library that follows the array API standard, whose namespace ``xp`` is the
-first argument of each.
+first argument of each. Those of routing are in :mod:`bilevel_cupy.routing`.
 
-Tokens go by numbers: a table says which token of the map is at which place of which region, and
-taking rows by it is all that moves them. Nothing waits for the device.
+Tokens go by numbers: a table says which token is at which position of which region, and taking rows
+by it is all that moves them. Nothing waits for the device.
 
 Letters: N images, M heads, D channels per head, R regions, T tokens of the largest region,
 k routed regions, L = k * T.
@@ -14,21 +14,22 @@ from math import inf, prod
 from typing import Any
 
 from bilevel.grid import Grid
-from bilevel.protocol import Array, Attended, Routes
+from bilevel.protocol import Array, Attended
 
 
-def layout(xp: Any, grid: Grid, device: Any) -> tuple[Array, Array]:
-    """The number of the token at each place of each region, int64 ``(R * T,)``, and whether there
-    is one, bool; where there is none the number is that after the last token."""
-    place = xp.arange(grid.num_regions * grid.region_tokens, dtype=xp.int64, device=device)
-    region, within = place // grid.region_tokens, place % grid.region_tokens
-    token, real, apart = xp.zeros_like(place), place >= 0, 1
+def tokens_of_regions(xp: Any, grid: Grid, device: Any) -> tuple[Array, Array]:
+    """The number of the token at each position of each region, int64 ``(R * T,)``, and whether
+    there is one, bool; where there is none, the number is that after the last token."""
+    number = xp.arange(grid.num_regions * grid.region_tokens, dtype=xp.int64, device=device)
+    region, position = number // grid.region_tokens, number % grid.region_tokens
+    token, valid, stride = xp.zeros_like(number), number >= 0, 1
     for axis in reversed(grid.axes):
         i, region = region % axis.regions, region // axis.regions
-        at, within = i * axis.tokens // axis.regions + within % axis.size, within // axis.size
-        real = real & (at < (i + 1) * axis.tokens // axis.regions)
-        token, apart = token + at * apart, apart * axis.tokens
-    return xp.where(real, token, apart), real
+        at = i * axis.tokens // axis.regions + position % axis.size
+        position = position // axis.size
+        valid = valid & (at < (i + 1) * axis.tokens // axis.regions)
+        token, stride = token + at * stride, stride * axis.tokens
+    return xp.where(valid, token, stride), valid
 
 
 def partition(xp: Any, x: Array, grid: Grid) -> Array:
@@ -37,39 +38,18 @@ def partition(xp: Any, x: Array, grid: Grid) -> Array:
     if not grid.uniform:
         padding = xp.zeros((n, 1, *token), dtype=x.dtype, device=x.device)
         tokens = xp.concat([tokens, padding], axis=1)
-    number, _ = layout(xp, grid, x.device)
+    number, _ = tokens_of_regions(xp, grid, x.device)
     regions = xp.take(tokens, number, axis=1)
     return xp.reshape(regions, (n, grid.num_regions, grid.region_tokens, *token))
 
 
 def merge(xp: Any, x: Array, grid: Grid) -> Array:
     n, r, t, *token = x.shape
-    number, _ = layout(xp, grid, x.device)
-    # Places in the order of their tokens: those without one come last.
-    place = xp.argsort(number, stable=True)[: prod(grid.spatial)]
-    tokens = xp.take(xp.reshape(x, (n, r * t, *token)), place, axis=1)
+    number, _ = tokens_of_regions(xp, grid, x.device)
+    # Positions in the order of their tokens: those without one come last.
+    order = xp.argsort(number, stable=True)[: prod(grid.spatial)]
+    tokens = xp.take(xp.reshape(x, (n, r * t, *token)), order, axis=1)
     return xp.reshape(tokens, (n, *grid.spatial, *token))
-
-
-def summarize(xp: Any, x: Array, grid: Grid) -> Array:
-    total = xp.sum(wide(xp, partition(xp, x, grid)), axis=2)
-    mean = total / region_sizes(xp, grid, total)[:, None, None]
-    return xp.reshape(mean, (*mean.shape[:2], x.shape[-2] * x.shape[-1]))
-
-
-def region_sizes(xp: Any, grid: Grid, like: Array) -> Array:
-    """The tokens of each region ``(R,)``, of the dtype of ``like``."""
-    _, real = layout(xp, grid, like.device)
-    by_region = xp.reshape(real, (grid.num_regions, grid.region_tokens))
-    return xp.sum(xp.astype(by_region, like.dtype), axis=1)
-
-
-def route(xp: Any, q_mean: Array, k_mean: Array, topk: int) -> Routes:
-    score = xp.matmul(wide(xp, q_mean), xp.matrix_transpose(wide(xp, k_mean)))
-    score = xp.where(xp.isnan(score), -inf, score)
-    # Subtracting from zero makes all zeros alike, so that they tie in any sort.
-    index = xp.argsort(0.0 - score, axis=-1, stable=True)[..., :topk]
-    return Routes(index, xp.take_along_axis(score, index, axis=-1))
 
 
 def gather(xp: Any, x: Array, index: Array) -> Array:
@@ -88,8 +68,8 @@ def rows_of_images(xp: Any, index: Array, rows: int) -> Array:
 
 
 def key_mask(xp: Any, index: Array, grid: Grid) -> Array:
-    _, real = layout(xp, grid, index.device)
-    by_region = xp.reshape(real, (grid.num_regions, grid.region_tokens))
+    _, valid = tokens_of_regions(xp, grid, index.device)
+    by_region = xp.reshape(valid, (grid.num_regions, grid.region_tokens))
     rows = xp.take(by_region, xp.reshape(xp.astype(index, xp.int64), (-1,)), axis=0)
     return xp.reshape(rows, (*index.shape[:2], index.shape[2] * grid.region_tokens))
 
@@ -99,11 +79,11 @@ def attend(xp: Any, q: Array, k: Array, v: Array, mask: Array | None, scale: flo
         heads_first(xp, x) for x in (q, unmasked(xp, k, mask), unmasked(xp, v, mask))
     )
     score = scores(xp, queries, keys, mask, scale)
-    top = xp.max(score, axis=-1, keepdims=True)
-    weight = xp.exp(score - top)
+    highest = xp.max(score, axis=-1, keepdims=True)
+    weight = xp.exp(score - highest)
     total = xp.sum(weight, axis=-1, keepdims=True)
     out = heads_first(xp, xp.matmul(weight / total, values))
-    lse = xp.permute_dims((xp.log(total) + top)[..., 0], (0, 1, 3, 2))
+    lse = xp.permute_dims((xp.log(total) + highest)[..., 0], (0, 1, 3, 2))
     return Attended(xp.astype(out, q.dtype), lse)
 
 

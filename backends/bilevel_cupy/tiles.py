@@ -1,7 +1,7 @@
-"""How the tokens of a call are dealt to blocks of threads: a plain rule from the shape.
+"""The tiles of a kernel, and the rows it streams: a plain rule from the shape.
 
-A block keeps a tile of tokens of one side, queries or keys, 16 for each of its warps, and walks
-over tokens of the other.
+A thread block computes a stationary tile of one side, queries or keys, with 16 rows for each of its
+warps; the rows of the other side are streamed.
 """
 
 from __future__ import annotations
@@ -12,30 +12,31 @@ from typing import NamedTuple
 
 from bilevel.grid import Grid
 
-LANES = 16
-"""Tokens of a warp: the rows of a product of tensor cores."""
+WARP_ROWS = 16
+"""Rows of a tile for each warp: those of a product of tensor cores."""
 
-SMALL = 8
-"""Regions of at most so many tokens share a tile with their neighbours."""
+SMALL_REGION = 8
+"""Most tokens of regions that share a tile with their neighbours."""
 
 SCORE_BYTES = {2: 1.4, 4: 6.0, 8: 12.0}
-"""A score takes about the time of so many bytes of keys and values, by the bytes of a number: by
+"""Bytes of keys and values, by the bytes of an element, that take about the time of one score: by
 the rates of an H200's data sheet, and not measured."""
 
 
 class Tiles(NamedTuple):
-    """The tiles of one kernel."""
+    """The stationary tiles of one kernel."""
 
     group: int
-    """Regions that share one; a bit of 32 each."""
+    """Regions that share a tile; each has a bit of the 32 of a group mask."""
     warps: int
-    """Of a block."""
+    """Warps of a thread block."""
     per_image: int
-    """Tiles."""
+    """Tiles of an image."""
 
     @property
-    def lanes(self) -> int:
-        return LANES * self.warps
+    def rows(self) -> int:
+        """Rows of a tile."""
+        return WARP_ROWS * self.warps
 
 
 def padded(channels: int) -> int:
@@ -43,41 +44,45 @@ def padded(channels: int) -> int:
     return max(16, 1 << (channels - 1).bit_length())
 
 
-def walked_rows(walk: float, channels: int, itemsize: int, *, backward: bool) -> int:
-    """How many tokens are walked over at a time, of about ``walk``. Registers hold their scores
-    beside sums of as many channels, and in the backward pass the gradients of both."""
+def streamed_rows(mean_rows: float, channels: int, itemsize: int, *, backward: bool) -> int:
+    """The rows that a kernel streams in one step, where a region streams ``mean_rows`` on average.
+    Registers hold their scores beside sums of as many channels, and in the backward pass the
+    gradients of both."""
     if itemsize == 8:
         return 8
-    wide = channels <= 64 and walk > 32 and not backward
+    wide = channels <= 64 and mean_rows > 32 and not backward
     return (64 if wide else 32) * 2 // itemsize
 
 
 @lru_cache(maxsize=1024)
-def tiles(kept: Grid, walked: Grid, routes: float, channels: int, itemsize: int) -> Tiles:
-    """The tiles of a kernel that keeps tokens of one grid and walks over the other's.
+def tiles(
+    stationary: Grid, streamed: Grid, mean_blocks: float, channels: int, itemsize: int
+) -> Tiles:
+    """The tiles of a kernel whose stationary side has one grid, and whose streamed side the other.
 
-    ``routes`` is how many regions one of the kept grid's is routed together with on average, and
-    ``channels`` what the kernel is compiled for.
+    ``mean_blocks`` is how many regions a stationary one streams on average, and ``channels`` what
+    the kernel is compiled for.
     """
     row_bytes = channels * itemsize
-    most = max(1, min(4, 1024 // row_bytes))  # what shared memory has room for
-    tokens = kept.region_tokens
-    if tokens <= SMALL:
+    max_warps = max(1, min(4, 1024 // row_bytes))  # for which shared memory has room
+    tokens = stationary.region_tokens
+    if tokens <= SMALL_REGION:
         score, row = SCORE_BYTES[itemsize], 2 * row_bytes
 
         def time(tiles: Tiles) -> float:
-            # Of the regions that any of a group's is routed to, if routes were drawn at random.
-            met = 1 - (1 - min(1.0, routes / walked.num_regions)) ** tiles.group
-            return tiles.per_image * met * (tiles.lanes * score + row)
+            # The share of regions that a group streams, if routes were drawn at random.
+            share = 1 - (1 - min(1.0, mean_blocks / streamed.num_regions)) ** tiles.group
+            return tiles.per_image * share * (tiles.rows * score + row)
 
-        return min((_grouped(kept, warps) for warps in range(1, most + 1)), key=time)
-    parts = ceil(tokens / (LANES * most))
-    return Tiles(1, ceil(tokens / parts / LANES), kept.num_regions * parts)
+        return min((_grouped(stationary, warps) for warps in range(1, max_warps + 1)), key=time)
+    parts = ceil(tokens / (WARP_ROWS * max_warps))
+    return Tiles(1, ceil(tokens / parts / WARP_ROWS), stationary.num_regions * parts)
 
 
-def _grouped(kept: Grid, warps: int) -> Tiles:
-    """As many regions as fit, dealt evenly."""
-    most = min(32, LANES * warps // kept.region_tokens)
-    count = ceil(kept.num_regions / most)
-    group = ceil(kept.num_regions / count)
-    return Tiles(group, ceil(group * kept.region_tokens / LANES), ceil(kept.num_regions / group))
+def _grouped(stationary: Grid, warps: int) -> Tiles:
+    """Groups of as many regions as fit, of nearly equal sizes."""
+    fit = min(32, WARP_ROWS * warps // stationary.region_tokens)
+    count = ceil(stationary.num_regions / fit)
+    group = ceil(stationary.num_regions / count)
+    rows = group * stationary.region_tokens
+    return Tiles(group, ceil(rows / WARP_ROWS), ceil(stationary.num_regions / group))

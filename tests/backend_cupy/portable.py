@@ -19,8 +19,9 @@ def bound_to(library: str) -> Backend:
     """The backend for arrays of ``library`` on a CPU."""
 
     def refuses(problem: Problem) -> str | None:
-        takes = problem.library == library and problem.device == "cpu"
-        return None if takes and problem.dtype in TAKES[library] else f"{library} arrays"
+        on_cpu = (problem.library, problem.device) == (library, "cpu")
+        takes = on_cpu and problem.dtype in (*TAKES[library], "")
+        return None if takes else f"takes only {', '.join(TAKES[library])} {library} arrays on CPU"
 
     return replace(bind(import_module(library)), library=library, refuses=refuses)
 

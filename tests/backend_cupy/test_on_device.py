@@ -20,7 +20,6 @@ from bilevel import BackendRefused, BackendUnavailable, registry
 from bilevel.protocol import Exchange, Problem, Stream
 from bilevel_cupy.backend import bind
 from bilevel_cupy.exchange import exchange
-from bilevel_cupy.on_device import vjp_where_it_is, where_it_is
 
 CUDA = Problem("cupy", "cuda", "float32")
 
@@ -113,36 +112,6 @@ def test_with_a_gpu(fresh: pytest.MonkeyPatch, capabilities: list[str], fused: b
     assert backend.exchange is not None
     assert (backend.bra is not None) == fused
     assert backend.bra_vjp is not None
-
-
-class Elsewhere:
-    """An array on a device that is not current."""
-
-    def __init__(self, said: list[str]) -> None:
-        self.said = said
-
-    @property
-    @contextmanager
-    def device(self) -> Iterator[None]:
-        self.said.append("there")
-        yield
-        self.said.append("back")
-
-
-def test_kernels_run_where_their_arrays_are() -> None:
-    said: list[str] = []
-    x = Elsewhere(said)
-
-    def vjp(x: Elsewhere, scale: float) -> Any:
-        said.append(f"forward {scale}")
-        return x, lambda d_out: said.append("pullback")
-
-    out, pullback = vjp_where_it_is(vjp)(x, 0.5)
-    pullback(out)
-    assert said == ["there", "forward 0.5", "back", "there", "pullback", "back"]
-    said.clear()
-    where_it_is(lambda x, scale: said.append(f"forward {scale}"))(x, 0.5)
-    assert said == ["there", "forward 0.5", "back"]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])

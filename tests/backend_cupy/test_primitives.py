@@ -11,7 +11,7 @@ from portable import STRICT, bound_to
 import bilevel
 from bilevel import Backend, Grid
 from bilevel.testing import Property, cases, properties_of
-from bilevel_cupy.pullbacks import gather_pullback
+from bilevel_cupy.gathered import gather_pullback
 
 NUMPY = bound_to("numpy")
 

@@ -1,5 +1,8 @@
-"""The CUDA C++ of the backend, compiled at its first use by NVRTC. CuPy 14.2 keeps what it compiled
-on disk; CuPy 13 compiles again in each process what goes by a C++ expression."""
+"""The CUDA C++ of the backend, compiled at its first use by NVRTC; README.md explains its words.
+
+CuPy 14.2 keeps what it compiled on disk; CuPy 13 compiles again in each process what goes by a C++
+expression.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,14 @@ FILES = (
     "call.cuh",
     "rows.cuh",
     "products.cuh",
-    "walk.cuh",
-    "routes.cu",
-    "attend.cu",
-    "gradient_of_queries.cu",
-    "gradient_of_keys.cu",
+    "streamed.cuh",
+    "token_table.cu",
+    "block_lists.cu",
+    "forward.cu",
+    "backward_dq.cu",
+    "backward_dkdv.cu",
 )
-"""In the order in which they need each other."""
+"""The files of the text, each after those it needs."""
 
 OPTIONS = ("-std=c++17",)
 
@@ -35,6 +39,6 @@ def text() -> str:
 
 @cache
 def kernel(xp: Any, name: str) -> Any:
-    """The kernel that a C++ expression names, such as ``"attend<float, 32, 16>"``."""
+    """The kernel that a C++ expression names, such as ``"forward<float, 32, 16>"``."""
     module = xp.RawModule(code=text(), options=OPTIONS, name_expressions=(name,))
     return module.get_function(name)

@@ -1,19 +1,23 @@
-// What only a GPU's instructions do. Nothing else here is assembly, so that all of the other text
-// compiles, and runs, as plain C++ too.
+// What only a GPU's instructions do. No other file has assembly, so all others compile, and run, as
+// plain C++ too.
 #ifdef __CUDACC__
 
 // c (16 x 8) += a (16 x 16) b (16 x 8), shared by the lanes of a warp as PTX lays out m16n8k16.
 // The last argument says what the bits of a and b are.
-__device__ inline void multiply_add(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], __half) {
+__device__ inline void multiply_add(float (&c)[4], const unsigned (&a)[4],
+                                    const unsigned (&b)[2], __half) {
   asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+      "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-__device__ inline void multiply_add(float (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2], __nv_bfloat16) {
+__device__ inline void multiply_add(float (&c)[4], const unsigned (&a)[4],
+                                    const unsigned (&b)[2], __nv_bfloat16) {
   asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+      "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
@@ -39,10 +43,10 @@ __device__ inline void load_matrices_transposed(unsigned (&r)[4], const void* ro
                : "memory");
 }
 
-// 16 bytes from global to shared memory, on their way until awaited; zeros if they are not real.
-__device__ inline void copy_async(void* to, const void* from, bool real) {
+// 16 bytes from global to shared memory, on their way until awaited; zeros where `valid` is false.
+__device__ inline void copy_async(void* to, const void* from, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
-               "r"(real ? 16 : 0)
+               "r"(valid ? 16 : 0)
                : "memory");
 }
 
@@ -55,7 +59,7 @@ __device__ inline void await_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
 
-// The memory that a block was launched with.
+// The dynamic shared memory of a thread block.
 __device__ inline unsigned char* shared_memory() {
   extern __shared__ __align__(128) unsigned char memory[];
   return memory;

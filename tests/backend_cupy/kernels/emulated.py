@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,10 +17,11 @@ from bilevel_cupy.backend import DTYPES, bind
 from bilevel_torch.backend import BACKEND as TORCH
 
 
-def _taking(library: str, *dtypes: str) -> Any:
+def _taking(library: str, *dtypes: str) -> Callable[[Problem], str | None]:
     def refuses(problem: Problem) -> str | None:
-        takes = (problem.library, problem.device) == (library, "cpu") and problem.dtype in dtypes
-        return None if takes else f"{', '.join(dtypes)} {library} arrays on a CPU"
+        on_cpu = (problem.library, problem.device) == (library, "cpu")
+        takes = on_cpu and problem.dtype in (*dtypes, "")
+        return None if takes else f"takes only {', '.join(dtypes)} {library} arrays on CPU"
 
     return refuses
 
@@ -27,7 +29,7 @@ def _taking(library: str, *dtypes: str) -> Any:
 def numpy_backend(xp: Any) -> Backend:
     """Its arrays are NumPy's; ``xp`` is an emulator."""
     refuses = _taking("numpy", "float16", "float32", "float64")
-    return replace(bind(xp), library="numpy", refuses=refuses)
+    return replace(bind(xp, kernels=True), library="numpy", refuses=refuses)
 
 
 def take(x: torch.Tensor) -> np.ndarray[Any, Any]:

@@ -16,7 +16,8 @@ if "BILEVEL_COMPILE_KERNELS" not in os.environ:
 import nvrtc
 
 from bilevel.grid import Grid
-from bilevel_cupy import kernels, launch
+from bilevel_cupy import kernels, passes
+from bilevel_cupy.block_lists import token_tables
 from bilevel_cupy.call import Call
 
 DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
@@ -67,14 +68,14 @@ def launched(spatial: tuple[int, ...], regions: int, topk: int, channels: int, d
     x = np.empty((1, *spatial, 1, channels), dtype)
     index = np.empty((1, grid.num_regions, topk), np.int32)
     call = Call(x, x, x, index, grid, grid, 1.0)
-    tables = launch.token_tables(xp, call)
-    out, lse = launch.forward(xp, call, tables)
-    launch.backward(xp, call, tables, out, lse, x)
+    tables = token_tables(xp, call)
+    out, lse = passes.forward(xp, call, tables)
+    passes.backward(xp, call, tables, out, lse, x)
     return xp.launched
 
 
 def all_launched(dtype: Any, channels: int) -> Iterator[Launched]:
-    """By calls of few and of many tokens in a region, and of short walks and long ones."""
+    """By calls with few and with many tokens in a region, and with short and long block lists."""
     sizes = ((7, 7), (14, 14), (28, 28), (56, 56), (112, 112), (50, 61), (13, 15), (1,), (900,))
     for spatial in sizes:
         for regions in (1, 7):
@@ -98,7 +99,7 @@ def test_kernels_fit(dtype: Any, channels: int, capability: int) -> None:
         assert threads <= (kernel.threads or 1024), name
         assert threads * kernel.registers <= nvrtc.REGISTERS, name
         assert shared + kernel.shared <= nvrtc.SHARED_MEMORY[capability], name
-        if name.startswith(("attend", "gradient")):
+        if name.startswith(("forward", "backward")):
             of_tensor_cores = "HMMA" in kernel.sass and "LDSM" in kernel.sass
             assert of_tensor_cores == (np.dtype(dtype).itemsize == 2), name
             assert "LDGSTS" in kernel.sass, name  # copies that nothing waits for
@@ -110,6 +111,6 @@ def test_calls_cover_the_rule() -> None:
         for dtype in DTYPES
         for channels in CHANNELS
         for name, *_ in all_launched(dtype, channels)
-        if name.startswith("attend")
+        if name.startswith("forward")
     }
     assert rows == {(2, 32), (2, 64), (4, 16), (4, 32), (8, 8)}

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from emulator import Emulator
 
-from bilevel import Routed, compose
+from bilevel import Routed
 from bilevel.grid import Grid
-from bilevel_cupy import fused
-from bilevel_cupy.backend import bind
+from bilevel_cupy import fused, gathered
 from bilevel_numpy.pullbacks import bra_vjp
 
 Array = np.ndarray[Any, Any]
@@ -86,7 +85,7 @@ def run(xp: Emulator, shape: Shape, *inputs: Array) -> tuple[Array, ...]:
     """The output and the gradients, by the kernels."""
     q, k, v, d_out, index = inputs
     scale = shape.head_dim**-0.5
-    out, pullback = fused.bra_vjp(xp, bind(xp), q, k, v, Routed(index, *shape.grids, scale))
+    out, pullback = fused.bra_vjp(xp, q, k, v, Routed(index, *shape.grids, scale))
     return (out, *pullback(d_out))
 
 
@@ -142,7 +141,7 @@ def test_the_order_of_threads_does_not_matter_to_nan(routed: int, dtype: Any) ->
     [
         pytest.param(Shape((200,), (10,), (170,), (5,), 1), id="regions in parts"),
         pytest.param(Shape((36,), (12,), (36,), (12,), 1), id="groups"),
-        pytest.param(Shape((24,), (24,), (33,), (3,), 1), id="groups walk over regions"),
+        pytest.param(Shape((24,), (24,), (33,), (3,), 1), id="groups stream regions"),
     ],
 )
 def test_all_may_choose_one_region(shape: Shape) -> None:
@@ -176,7 +175,7 @@ def test_routes_of_any_integers(dtype: Any) -> None:
     assert_right(run(Emulator(), shape, *floats, index.astype(dtype)), shape, *floats, index)
 
 
-def test_infinite_keys_spoil_no_gradient_by_padding() -> None:
+def test_padding_carries_no_nan_from_infinite_keys() -> None:
     shape = Shape((10,), (1,), (10,), (1,), 1)
     q, k, v, d_out, index = arrays(shape, np.float32)
     q, k[0, 3, 0, 0] = np.abs(q), -np.inf  # a weight of zero
@@ -185,7 +184,7 @@ def test_infinite_keys_spoil_no_gradient_by_padding() -> None:
     assert np.isfinite(d_v).all()
 
 
-def test_what_kernels_do_not_take_is_composed() -> None:
+def test_what_kernels_do_not_take_is_gathered() -> None:
     shape = Shape((4,), (2,), (4,), (2,), 1, 136, 8)
     inputs = arrays(shape, np.float64)
 
@@ -200,11 +199,11 @@ def test_what_kernels_do_not_take_is_composed() -> None:
     ("spatial", "regions", "topk"),
     [
         pytest.param((2**31,), (2**10,), 1, id="tokens"),
-        pytest.param((647,) * 3, (646,) * 3, 1, id="places, each region padded eightfold"),
+        pytest.param((647,) * 3, (646,) * 3, 1, id="positions, each region padded eightfold"),
         pytest.param((2**16,), (2**16,), 2**15, id="routes"),
     ],
 )
-def test_what_32_bits_do_not_count_is_composed(
+def test_what_32_bits_do_not_count_is_gathered(
     spatial: tuple[int, ...],
     regions: tuple[int, ...],
     topk: int,
@@ -213,6 +212,5 @@ def test_what_32_bits_do_not_count_is_composed(
     grid = Grid(spatial, regions)
     x = np.broadcast_to(np.float32(0), (1, *spatial, 1, 1))
     index = np.broadcast_to(np.int32(0), (1, grid.num_regions, topk))
-    monkeypatch.setattr(compose, "bra", lambda *_: "composed")
-    xp = Emulator()
-    assert fused.bra(xp, bind(xp), x, x, x, Routed(index, grid, grid, 1.0)) == "composed"
+    monkeypatch.setattr(gathered, "bra_vjp", lambda *_: ("gathered", None))
+    assert fused.bra(Emulator(), x, x, x, Routed(index, grid, grid, 1.0)) == "gathered"

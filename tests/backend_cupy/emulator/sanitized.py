@@ -1,6 +1,6 @@
 """Run Python with kernels that are compiled with sanitizers.
 
-    python tests/backend_cupy/kernels/sanitized.py -m pytest tests/backend_cupy/kernels
+    python tests/backend_cupy/emulator/sanitized.py -m pytest tests/backend_cupy/kernels
 
 They end the process, and say why, at the first access that is out of bounds or not aligned, and at
 the first overflow of a signed integer.

@@ -71,7 +71,7 @@ void put_in_order(std::vector<unsigned>& numbers, size_t count) {
     if (shuffled()) std::shuffle(numbers.begin(), numbers.end(), chance);
 }
 
-std::string place(const char* what, const uint3& at) {
+std::string describe(const char* what, const uint3& at) {
     auto number = [](unsigned n) { return std::to_string(n); };
     return std::string(what) + " (" + number(at.x) + ", " + number(at.y) + ", " + number(at.z) + ")";
 }
@@ -84,7 +84,7 @@ std::string divergence(unsigned first, unsigned count) {
     std::string what;
     for (const auto& [call, count] : counts)
         what += (what.empty() ? "" : ", ") + std::to_string(count) + " " + call;
-    return place("block", blockIdx) + ": divergence, these threads never meet: " + what;
+    return describe("block", blockIdx) + ": divergence, these threads never meet: " + what;
 }
 
 // Leave the thread that runs, for good; all fibers stay as they are.
@@ -209,7 +209,7 @@ const char* run(const Launch& launch, void (*call_kernel)(void**), void** argume
         shared_bytes = static_cast<unsigned char*>(std::memset(memory, 0xff, bytes));
         run_block();
         if (error.empty() && written_beyond(shared_bytes + how.shared_bytes))
-            error = place("block", blockIdx) + ": wrote beyond its shared memory";
+            error = describe("block", blockIdx) + ": wrote beyond its shared memory";
         std::free(memory);
         if (!error.empty()) return error.c_str();
     }
@@ -217,7 +217,7 @@ const char* run(const Launch& launch, void (*call_kernel)(void**), void** argume
 }
 
 void fail(const char* call, const char* why) {
-    std::string where = place("block", blockIdx) + ", " + place("thread", running->index);
+    std::string where = describe("block", blockIdx) + ", " + describe("thread", running->index);
     give_up(where + ": " + call + " " + why);
 }
 
@@ -259,10 +259,10 @@ void await_block() {
 
 // A copy may land at any time. Forward, it lands when it is awaited, so that what reads it earlier
 // reads what was there before; backward it lands at once, over what may still be read.
-void begin_copy(void* to, const void* from, bool real) {
+void begin_copy(void* to, const void* from, bool valid) {
     require_shared("copy_async", to);
     Copy copy{to, {}, running->groups, false};
-    if (real) {
+    if (valid) {
         require_aligned("copy_async", from);
         std::memcpy(copy.bytes, from, sizeof copy.bytes);
     }

@@ -1,8 +1,8 @@
 """CUDA C++ on a CPU: what stands in for the module cupy where there is no GPU.
 
     xp = Emulator()
-    module = xp.RawModule(code=text, name_expressions=["attend<__half, 64>"])
-    kernel = module.get_function("attend<__half, 64>")
+    module = xp.RawModule(code=text, name_expressions=["forward<float, 32, 16>"])
+    kernel = module.get_function("forward<float, 32, 16>")
     kernel(grid, block, arguments, shared_mem=1024)
 
 Arrays are NumPy's, those of bfloat16 with the dtype of ml_dtypes. What a GPU refuses to launch is
@@ -23,17 +23,19 @@ import ctypes
 import weakref
 from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import array_api_compat.numpy
 import gcc
 import numpy as np
 
-MOST_THREADS = 1024
-MOST_BLOCKS = (2**31 - 1, 65_535, 65_535)
+Array: TypeAlias = np.ndarray[Any, Any]
+
+MAX_THREADS = 1024
+MAX_BLOCKS = (2**31 - 1, 65_535, 65_535)
 SHARED_MEMORY = 48 << 10
 """Bytes that each kernel may have."""
-MOST_SHARED_MEMORY = 232_448
+MAX_SHARED_MEMORY = 232_448
 """Bytes that it may have where ``max_dynamic_shared_size_bytes`` says so, on sm_90."""
 
 MARGIN = 256
@@ -53,12 +55,12 @@ class Emulator:
 
     def __init__(self, order: str | int = "forward") -> None:
         self.order = {"forward": 0, "backward": 1}[order] if isinstance(order, str) else order + 2
-        self.buffers: list[weakref.ref[np.ndarray]] = []
+        self.buffers: list[weakref.ref[Array]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(array_api_compat.numpy, name)
 
-    def empty(self, shape: int | tuple[int, ...], *, dtype: Any = float) -> np.ndarray:
+    def empty(self, shape: int | tuple[int, ...], *, dtype: Any = float) -> Array:
         """An array whose bits are ones: floats are NaN until they are written."""
         margin = 0 if gcc.sanitizes() else MARGIN
         size = prod(np.atleast_1d(shape).tolist()) * np.dtype(dtype).itemsize
@@ -67,7 +69,7 @@ class Emulator:
         self.buffers.append(weakref.ref(buffer))
         return buffer[margin : margin + size].view(dtype).reshape(shape)
 
-    def empty_like(self, x: np.ndarray) -> np.ndarray:
+    def empty_like(self, x: Array) -> Array:
         """An array of the shape and dtype of ``x``, as from :meth:`empty`."""
         return self.empty(x.shape, dtype=x.dtype)
 
@@ -142,7 +144,7 @@ def _is_structure(argument: Any) -> bool:
     return isinstance(argument, np.ndarray) and argument.size == 1 and bool(argument.dtype.names)
 
 
-def _value(argument: Any) -> np.ndarray:
+def _value(argument: Any) -> Array:
     """What a kernel gets: a number, a structure, or an address."""
     if isinstance(argument, np.ndarray) and not _is_structure(argument):
         return np.array(argument.ctypes.data)
@@ -181,8 +183,8 @@ class Kernel:
 
     @max_dynamic_shared_size_bytes.setter
     def max_dynamic_shared_size_bytes(self, size: int) -> None:
-        if not 0 <= size <= MOST_SHARED_MEMORY:
-            self._refuse(f"a block has at most {MOST_SHARED_MEMORY} bytes of shared memory")
+        if not 0 <= size <= MAX_SHARED_MEMORY:
+            self._refuse(f"a block has at most {MAX_SHARED_MEMORY} bytes of shared memory")
         self._shared_memory = size
 
     def __call__(
@@ -212,10 +214,10 @@ class Kernel:
         for what, sizes in (("grid", grid), ("block", block)):
             if not isinstance(sizes, tuple) or not 1 <= len(sizes) <= 3 or min(sizes) < 1:
                 self._refuse(f"a {what} is a tuple of one to three positive sizes, not {sizes}")
-        if any(size > most for size, most in zip(grid, MOST_BLOCKS, strict=False)):
-            self._refuse(f"a grid has at most {MOST_BLOCKS} blocks, not {grid}")
-        if prod(block) > MOST_THREADS:
-            self._refuse(f"a block has at most {MOST_THREADS} threads, not {block}")
+        if any(size > most for size, most in zip(grid, MAX_BLOCKS, strict=False)):
+            self._refuse(f"a grid has at most {MAX_BLOCKS} blocks, not {grid}")
+        if prod(block) > MAX_THREADS:
+            self._refuse(f"a block has at most {MAX_THREADS} threads, not {block}")
         if not 0 <= shared_memory <= self._shared_memory:
             self._refuse(
                 f"max_dynamic_shared_size_bytes is {self._shared_memory}, not {shared_memory}"

@@ -81,18 +81,18 @@ namespace fibers {
 constexpr size_t stack_bytes = 256 << 10;
 
 // AddressSanitizer must know which stack is in use.
-struct Place {
+struct StackInUse {
     const void* stack = nullptr;
     size_t bytes = 0;
     void* frames = nullptr;  // the sanitizer's own
 
-    void leave_for([[maybe_unused]] const Place& other, [[maybe_unused]] bool for_good = false) {
+    void leave_for([[maybe_unused]] const StackInUse& other, [[maybe_unused]] bool for_good = false) {
 #ifdef __SANITIZE_ADDRESS__
         __sanitizer_start_switch_fiber(for_good ? nullptr : &frames, other.stack, other.bytes);
 #endif
     }
 
-    void arrive_from([[maybe_unused]] Place& other) {
+    void arrive_from([[maybe_unused]] StackInUse& other) {
 #ifdef __SANITIZE_ADDRESS__
         __sanitizer_finish_switch_fiber(frames, &other.stack, &other.bytes);
 #endif
@@ -100,7 +100,7 @@ struct Place {
 };
 
 static Context scheduler;
-static Place scheduler_place;
+static StackInUse scheduler_stack;
 
 class Fiber {
   public:
@@ -112,35 +112,35 @@ class Fiber {
         if (!ended) __asan_unpoison_memory_region(stack, stack_bytes);
 #endif
         ended = false;
-        place = {stack, stack_bytes};
+        in_use = {stack, stack_bytes};
         make_context(context, stack, stack_bytes, entry);
     }
 
     void enter() {
-        scheduler_place.leave_for(place);
+        scheduler_stack.leave_for(in_use);
         switch_context(scheduler, context);
-        Place unused;
-        scheduler_place.arrive_from(unused);
+        StackInUse unused;
+        scheduler_stack.arrive_from(unused);
     }
 
-    void arrive() { place.arrive_from(scheduler_place); }
+    void arrive() { in_use.arrive_from(scheduler_stack); }
 
     void leave() {
-        place.leave_for(scheduler_place);
+        in_use.leave_for(scheduler_stack);
         switch_context(context, scheduler);
         arrive();
     }
 
     [[noreturn]] void end() {
         ended = true;
-        place.leave_for(scheduler_place, true);
+        in_use.leave_for(scheduler_stack, true);
         switch_context(context, scheduler);
         __builtin_unreachable();
     }
 
   private:
     Context context;
-    Place place;
+    StackInUse in_use;
     char* stack = nullptr;
     bool ended = true;
 

@@ -1,7 +1,8 @@
-"""The pullbacks of the primitives: from the gradient of an output to those of its inputs.
+"""The operator from the primitives, which gather keys and values, and its pullback: for arrays that
+have no kernels, and for what kernels do not take.
 
-``partition`` and ``merge`` are each other's. Means of regions serve the routing alone, through
-which no gradient flows.
+The pullbacks of ``gather`` and ``attend`` are here; ``partition`` and ``merge`` are each other's.
+Means of regions serve the routing alone, through which no gradient flows.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def attend_pullback(
 
 
 def bra_vjp(xp: Any, q: Array, k: Array, v: Array, routed: Routed) -> tuple[Array, Pullback]:
-    """BRA under given routes, and its pullback."""
+    """BRA under given routes (equations 6 and 7), and its pullback."""
     index, q_grid, k_grid, scale = routed
     queries = partition(xp, q, q_grid)
     keys, values = (gather(xp, partition(xp, x, k_grid), index) for x in (k, v))

@@ -41,8 +41,8 @@ void meet(const char* call, void* mine, void (*perform)(void** all, unsigned lan
 // Wait for all threads of the block.
 void await_block();
 
-// Copy 16 bytes, or zeros where they are not real, at some time before they are awaited.
-void begin_copy(void* to, const void* from, bool real);
+// Copy 16 bytes, or zeros where `valid` is false, at some time before they are awaited.
+void begin_copy(void* to, const void* from, bool valid);
 void commit_copies();
 void await_copies_but(unsigned groups);
 

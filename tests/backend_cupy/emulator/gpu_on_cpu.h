@@ -237,7 +237,7 @@ inline void load_matrices_transposed(unsigned (&r)[4], const void* row) {
     gpu::load<true>("load_matrices_transposed", r, row);
 }
 
-inline void copy_async(void* to, const void* from, bool real) { gpu::begin_copy(to, from, real); }
+inline void copy_async(void* to, const void* from, bool valid) { gpu::begin_copy(to, from, valid); }
 inline void commit_copies() { gpu::commit_copies(); }
 
 template <int pending>

@@ -1,0 +1,82 @@
+"""Kernels run where their arrays are, whichever device is current."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from emulator import Emulator
+from test_memory import Array, Shape, arrays
+
+from bilevel import Routed
+from bilevel_cupy import fused, gathered
+
+SHAPE = Shape((12,), (4,), (12,), (4,), 2)
+
+
+class Elsewhere(np.ndarray[Any, Any]):
+    """An array on a device that is not current but within ``with x.device:``, as of CuPy."""
+
+    current = False
+
+    @property
+    @contextmanager
+    def device(self) -> Iterator[None]:
+        Elsewhere.current = True
+        yield
+        Elsewhere.current = False
+
+
+class Watched(Emulator):
+    """Takes down of each kernel whether it was launched where the arrays are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.there: dict[str, bool] = {}
+
+    def RawModule(self, *, name_expressions: tuple[str, ...], **_: Any) -> Any:  # noqa: N802
+        module = super().RawModule(name_expressions=name_expressions, **_)
+        self.there[name_expressions[0].partition("<")[0]] = Elsewhere.current
+        return module
+
+
+def inputs() -> tuple[Array, ...]:
+    *floats, index = arrays(SHAPE, np.float32)
+    return (*(x.view(Elsewhere) for x in floats), index)
+
+
+def test_kernels_run_on_the_device_of_their_arrays() -> None:
+    q, k, v, d_out, index = inputs()
+    routed = Routed(index, *SHAPE.grids, 1.0)
+    forward = {"write_token_table", "list_blocks", "forward"}
+    backward = {"list_blocks", "backward_dq", "count_q_blocks", "backward_dkdv"}
+    xp = Watched()
+    fused.bra(xp, q, k, v, routed)
+    assert xp.there == dict.fromkeys(forward, True)
+    xp = Watched()
+    _, pullback = fused.bra_vjp(xp, q, k, v, routed)
+    assert xp.there == dict.fromkeys(forward, True)
+    xp.there.clear()
+    pullback(d_out)
+    assert xp.there == dict.fromkeys(backward, True)
+    assert not Elsewhere.current
+
+
+def test_what_is_gathered_is_computed_there_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[bool] = []
+
+    def vjp(*_: Any) -> tuple[str, Any]:
+        said.append(Elsewhere.current)
+        return "out", lambda d_out: said.append(Elsewhere.current)
+
+    monkeypatch.setattr(gathered, "bra_vjp", vjp)
+    monkeypatch.setattr(fused, "_fits", lambda *_: False)
+    q, k, v, d_out, index = inputs()
+    routed = Routed(index, *SHAPE.grids, 1.0)
+    assert fused.bra(Emulator(), q, k, v, routed) == "out"
+    _, pullback = fused.bra_vjp(Emulator(), q, k, v, routed)
+    pullback(d_out)
+    assert said == [True, True, True]
