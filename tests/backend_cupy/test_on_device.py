@@ -155,15 +155,23 @@ def cupy_with_streams(said: list[Any], new: bool) -> Any:
     return SimpleNamespace(cuda=cuda, from_dlpack=None, ascontiguousarray=np.ascontiguousarray)
 
 
+def malloc(size: int, device: int) -> int:
+    raise AssertionError("nothing asks for memory here")
+
+
+def free(address: int, device: int) -> None:
+    raise AssertionError("nothing gives memory back here")
+
+
 @pytest.mark.parametrize("new", [True, False], ids=["from_external", "ExternalStream"])
 def test_work_is_on_the_device_the_stream_and_in_the_memory_of_the_caller(new: bool) -> None:
     said: list[Any] = []
     on = exchange(cupy_with_streams(said, new)).on
     assert on is not None
-    with on(Stream(1, 7, max, min)):
+    with on(Stream(1, 7, malloc, free)):
         said.append("work")
     stream = ("stream", 0, 7) if new else ("stream", 7, 1)
-    entered = [("device", 1), stream, ("memory", max, min)]
+    entered = [("device", 1), stream, ("memory", malloc, free)]
     assert said == [*entered, "work", *(("end", *what) for what in reversed(entered))]
     said.clear()
     with on(Stream(1, 7)):  # of a library that gives no memory away

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,3 +134,11 @@ def test_stacks_are_kept_for_the_next_launch() -> None:
             launch(code, threads=threads)
         counts.append(MAPPINGS.read_text().count("\n"))
     assert counts[1] < counts[0] + 256
+
+
+def test_the_example_of_the_readme() -> None:
+    text = Path(__file__).with_name("README.md").read_text()
+    _, example, _ = re.split(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert (names["y"] == 2).all()

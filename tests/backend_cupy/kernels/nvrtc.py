@@ -86,11 +86,13 @@ def _by_symbol(heading: str, text: str) -> dict[str, str]:
 
 
 def _described(name: str, usage: str, attributes: str, sass: str) -> Compiled:
-    def number(pattern: str, otherwise: str | None = None) -> int:
+    def number(pattern: str, otherwise: int | None = None) -> int:
         found = re.search(pattern, usage)
-        if found is None and otherwise is None:
+        if found is not None:
+            return int(found[1])
+        if otherwise is None:
             raise ValueError(f"ptxas says of {name} nothing like {pattern!r}, but {usage!r}")
-        return int(found[1] if found else otherwise)
+        return otherwise
 
     threads = re.search(r"EIATTR_MAX_THREADS\s+Format:\s+\S+\s+Value:\s+(0x[0-9a-f]+)", attributes)
     return Compiled(
@@ -99,7 +101,7 @@ def _described(name: str, usage: str, attributes: str, sass: str) -> Compiled:
         stack=number(r"(\d+) bytes stack frame"),
         spill_stores=number(r"(\d+) bytes spill stores"),
         spill_loads=number(r"(\d+) bytes spill loads"),
-        shared=number(r"(\d+) bytes smem", otherwise="0"),
+        shared=number(r"(\d+) bytes smem", otherwise=0),
         threads=int(threads[1], 16) if threads else None,
         sass=sass,
     )
