@@ -47,8 +47,8 @@ def give(x: np.ndarray[Any, Any]) -> torch.Tensor:
 
 def torch_backend(xp: Any) -> Backend:
     """What torch tensors have of it, gradients included."""
-    assert TORCH.exchange is not None
-    crossed = adapted(numpy_backend(xp), TORCH, Exchange(take, give), TORCH.exchange)
+    foreign = replace(numpy_backend(xp), exchange=Exchange(take, give))
+    crossed = adapted(foreign, TORCH)
     return replace(crossed, library="torch", refuses=_taking("torch", *DTYPES))
 
 

@@ -22,9 +22,9 @@ class Elsewhere(np.ndarray[Any, Any]):
 
     current = False
 
-    @property  # type: ignore[override] # of NumPy, it is the text "cpu"
+    @property
     @contextmanager
-    def device(self) -> Iterator[None]:
+    def device(self) -> Iterator[None]:  # type: ignore[override] # of NumPy, it is "cpu"
         Elsewhere.current = True
         yield
         Elsewhere.current = False
