@@ -1,5 +1,5 @@
 // The backward pass for keys and values: tiles of them are stationary, and the queries and d_out of
-// the regions that were routed to them are streamed, so no two thread blocks add to one number.
+// the regions that were routed to them are streamed, so each sum belongs to one thread block.
 
 // Products k q.T and v d_out.T (dp) to weights p and the gradients of scores, ds = p (dp - delta).
 // The weights of a query whose d_out was not finite are NaN.

@@ -10,7 +10,7 @@ struct Layout {
 // Queries, or keys and values.
 struct Side {
   int regions;        // of an image
-  int region_tokens;  // of the largest region: a region has so many positions
+  int region_tokens;  // of the largest region; the positions of each
   int tokens;         // of an image
 };
 
