@@ -1,0 +1,1 @@
+"""Tests of bilevel, in the folder of what they test."""
