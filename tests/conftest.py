@@ -7,16 +7,20 @@ Hypothesis draws: the same examples each time in CI, new ones on a developer's m
 from __future__ import annotations
 
 import os
-from importlib import import_module
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib import import_module, metadata
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 from hypothesis import settings
 
 import bilevel
 from bilevel import registry
-from frameworks import load_or_skip
+from tests.frameworks import load_or_skip
 
 settings.register_profile(
     "bilevel",
@@ -41,14 +45,55 @@ def torch() -> ModuleType:
     return import_module("torch")
 
 
+class EntryPoint(NamedTuple):
+    """As much of an entry point as the registry looks at."""
+
+    name: str
+    value: str
+    spec: bilevel.BackendSpec
+
+    def load(self) -> bilevel.BackendSpec:
+        return self.spec
+
+
 @pytest.fixture
-def strict(monkeypatch: pytest.MonkeyPatch) -> bilevel.Backend:
+def install() -> Iterator[Callable[..., None]]:
+    """``install(*specs)`` puts specs in the place of those installed, for one test."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def put(*specs: bilevel.BackendSpec) -> None:
+            found = [EntryPoint(spec.name, spec.load, spec) for spec in specs]
+            patch.setattr(metadata, "entry_points", lambda *, group: found)
+            registry.forget()
+
+        yield put
+    registry.forget()
+
+
+@pytest.fixture
+def stand_in(
+    install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, bilevel.Backend], None]:
+    """``stand_in("torch", backend)`` puts a backend in the place of the one that is installed by
+    this name, for one test."""
+
+    def put(name: str, backend: bilevel.Backend) -> None:
+        module = f"stand_in_for_{name}"
+        monkeypatch.setitem(sys.modules, module, SimpleNamespace(BACKEND=backend))
+        known = registry.specs()
+        install(*{**known, name: replace(known[name], load=f"{module}:BACKEND")}.values())
+
+    return put
+
+
+@pytest.fixture
+def strict(install: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> bilevel.Backend:
     """The CuPy backend bound to array_api_strict, whose arrays bilevel knows for one test."""
     import array_api_strict
-    from portable import SPEC, STRICT
 
-    known = {**registry.specs(), SPEC.name: SPEC}
-    monkeypatch.setattr(registry, "specs", lambda: known)
+    from tests.backend_cupy.portable import SPEC, STRICT
+
+    install(*registry.specs().values(), SPEC)
     # It calls its device by a name that no other library has, lest anyone expects one.
     monkeypatch.setattr(array_api_strict.Device, "__str__", lambda device: "cpu", raising=False)
     return STRICT

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bilevel import Backend, Routed
 from bilevel.testing import Property, cases, properties_of
-from frameworks import load_or_skip
+from tests.frameworks import load_or_skip
 
 TORCH = load_or_skip("torch")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import ModuleType, SimpleNamespace
@@ -36,9 +36,11 @@ class Queue(NamedTuple):
 
 
 @pytest.fixture
-def queue(torch: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Queue:
+def queue(torch: ModuleType, stand_in: Callable[[str, Backend], None]) -> Queue:
     """torch has streams, and the backend for NumPy joins them."""
     numpy, home = registry.load("numpy"), registry.load("torch")
+    vjp = numpy.bra_vjp
+    assert vjp is not None
     said: list[str] = []
     queue = Queue(said, numpy)
 
@@ -51,7 +53,7 @@ def queue(torch: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Queue:
 
     def bra_vjp(*arguments: Any) -> Any:
         said.append("forward")
-        out, pullback = numpy.bra_vjp(*arguments)
+        out, pullback = vjp(*arguments)
         return out, saying("backward", pullback)
 
     exchange = numpy.exchange._replace(
@@ -61,7 +63,7 @@ def queue(torch: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Queue:
     )
     joining = replace(numpy, exchange=exchange, bra_vjp=bra_vjp, bra=saying("bra", composed(numpy)))
     with_streams = replace(home, exchange=home.exchange._replace(stream=queue.stream))
-    monkeypatch.setitem(registry._LOADED, "torch", with_streams)
+    stand_in("torch", with_streams)
     return queue._replace(numpy=joining)
 
 
@@ -106,6 +108,8 @@ def test_the_stream_of_torch_comes_with_its_memory(
     torch: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exchange = registry.load("torch").exchange
+    assert exchange is not None
+    assert exchange.stream is not None
     assert exchange.stream(torch.ones(3)) is None
     current = SimpleNamespace(device_index=1, cuda_stream=7)
     said: list[Any] = []
@@ -118,8 +122,11 @@ def test_the_stream_of_torch_comes_with_its_memory(
     monkeypatch.setattr(torch.cuda, "caching_allocator_alloc", allocate)
     monkeypatch.setattr(torch.cuda, "caching_allocator_delete", said.append)
     found = exchange.stream(OnCuda(torch.device("cuda", 1)))
+    assert found is not None
     assert found[:2] == (1, 7)
     assert found.__cuda_stream__() == (0, 7)
+    assert found.malloc is not None
+    assert found.free is not None
     assert found.malloc(100, 1) == 4096
     found.free(4096, 1)
     assert said == [(100, 1, current), 4096]

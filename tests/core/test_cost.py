@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import bilevel
-from bilevel import ArgumentError, Grid, Routed, ShapeError
+from bilevel import ArgumentError, Grid, Routed, ShapeError, compose
 from bilevel.registry import load
 
 TORCH = load("torch")
@@ -57,13 +57,13 @@ def is_tensor(x: object) -> bool:
     return isinstance(x, torch.Tensor)
 
 
-def call(name: str) -> tuple[list[Any], tuple[Any, ...]]:
+def call(name: str) -> tuple[list[Any], Routed]:
     """q, k and v as views of one projection, and what else a formulation takes."""
     spatial, regions, topk, heads, head_dim = SHAPES[name]
     generator = torch.Generator().manual_seed(0)
     q, k, v = torch.randn(1, *spatial, 3, heads, head_dim, generator=generator).unbind(-3)
     grid = Grid(spatial, regions)
-    routes = TORCH.bra_routes(q, k, grid, grid, topk)
+    routes = compose.bra_routes(TORCH, q, k, grid, grid, topk)
     return [q, k, v], Routed(routes.index, grid, grid, head_dim**-0.5)
 
 
@@ -82,7 +82,7 @@ def test_flops_are_those_that_torch_counts(name: str, formulation: str) -> None:
     (q, k, v), how = call(name)
     grid = how.q_grid
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        TORCH.bra_routes(q, k, grid, grid, SHAPES[name][2])
+        compose.bra_routes(TORCH, q, k, grid, grid, SHAPES[name][2])
         TORCH.formulations[formulation](q, k, v, how)
     assert counter.get_total_flops() == bilevel.cost(*SHAPES[name])[formulation].flops
 

@@ -64,7 +64,8 @@ class Seen(NamedTuple):
 
 
 def recording(name: str) -> Seen:
-    backend, seen = registry.load(name), []
+    backend = registry.load(name)
+    seen: list[Any] = []
 
     def recorded(function: Any) -> Any:
         def call(*arguments: Any) -> Any:
@@ -109,10 +110,10 @@ def test_a_foreign_backend_sees_the_memory_of_the_caller(torch: ModuleType) -> N
     arrays = CASES["uniform"].arrays()
     tensors = [torch.from_numpy(x) for x in arrays]
     numpy, foreign = recording("numpy"), recording("torch")
-    how = {"regions": 2, "routes": ROUTES.repeat(2, axis=0)}
-    bilevel.bra(*tensors, **in_torch(torch, how), backend=numpy.backend)
-    bilevel.bra(*arrays, **how, backend=foreign.backend)
-    memory = {x.ctypes.data for x in (*arrays, how["routes"])}
+    routes = ROUTES.repeat(2, axis=0)
+    bilevel.bra(*tensors, regions=2, routes=torch.from_numpy(routes), backend=numpy.backend)
+    bilevel.bra(*arrays, regions=2, routes=routes, backend=foreign.backend)
+    memory = {x.ctypes.data for x in (*arrays, routes)}
     assert memory <= {x.ctypes.data for x in numpy.arrays}
     assert memory == {x.data_ptr() for x in foreign.arrays}
     assert all(isinstance(x, np.ndarray) for x in numpy.arrays)
@@ -132,8 +133,8 @@ def test_views_go_as_they_are(torch: ModuleType) -> None:
     pullback(np.ones_like(out))
     np.testing.assert_array_equal(fused, before)
     tensors = torch.from_numpy(before).view(1, 4, 4, 3, 2, 3).unbind(3)
-    out = bilevel.bra(*tensors, regions=2, topk=2, backend="numpy")
-    np.testing.assert_array_equal(out.numpy(), bilevel.bra(*views, regions=2, topk=2))
+    tensor = bilevel.bra(*tensors, regions=2, topk=2, backend="numpy")
+    np.testing.assert_array_equal(tensor.numpy(), bilevel.bra(*views, regions=2, topk=2))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_views_go_as_they_are(torch: ModuleType) -> None:
 def test_any_strides(torch: ModuleType, view: Any) -> None:
     """Those that torch has none of are copied."""
     x = view(np.random.default_rng(0).standard_normal((2, 8, 8, 2, 4)))
-    how = {"regions": 2, "topk": 2}
+    how: dict[str, Any] = {"regions": 2, "topk": 2}
     expected = bilevel.bra(x, x, x, **how)
     np.testing.assert_allclose(bilevel.bra(x, x, x, **how, backend="torch"), expected, rtol=1e-12)
 
@@ -225,7 +226,7 @@ def test_transforms_of_torch_are_refused(torch: ModuleType) -> None:
 
 def primitives(x: Any, index: Any, backend: str | None) -> list[Any]:
     """The results of all of them, on a map ``(1, 4, 4, 2, 3)``."""
-    how = {"backend": backend}
+    how: dict[str, Any] = {"backend": backend}
     regions = bilevel.partition(x, GRID, **how)
     mean = bilevel.summarize(x, GRID, **how)
     rows = bilevel.gather(regions, index, **how)

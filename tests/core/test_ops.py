@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import assert_type
+from typing import Any, assert_type
 
 import numpy as np
 import pytest
@@ -109,7 +109,7 @@ def test_what_is_not_finite_reaches_only_what_attends_to_it(
     backend: Backend, where: str, value: float, size: tuple[int, int]
 ) -> None:
     """Whatever routes are found, they are in range and distinct."""
-    how = {"regions": 4, "topk": 3, "backend": backend}
+    how: dict[str, Any] = {"regions": 4, "topk": 3, "backend": backend}
     numbers = np.random.default_rng(0).standard_normal((3, 2, *size, 2, 4))
     clean = dict(zip("qkv", numbers, strict=True))
     spoiled = {**clean, where: clean[where].copy()}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,35 +15,15 @@ import pytest
 import bilevel
 from bilevel import Backend, BackendSpec, registry
 from bilevel.protocol import Problem
+from tests.conftest import EntryPoint
 
 PROBLEM = Problem("numpy", "cpu", "float32")
 
 
-class Entry(SimpleNamespace):
-    """As much of an entry point as the registry looks at."""
-
-    def load(self) -> BackendSpec:
-        return self.spec
-
-
-def spec(name: str, **more: object) -> BackendSpec:
+def spec(name: str, **more: Any) -> BackendSpec:
     """The spec of a backend for NumPy arrays."""
     known = {"requires": "numpy", "install": f"pip install {name}", "load": f"{name}_module:B"}
     return BackendSpec(name, "numpy", **{**known, **more})
-
-
-@pytest.fixture
-def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Puts specs in the place of those installed, for one test."""
-
-    def entries(*specs: BackendSpec) -> None:
-        found = [Entry(name=s.name, value=s.load, spec=s) for s in specs]
-        monkeypatch.setattr(metadata, "entry_points", lambda *, group: found)
-        registry.forget()
-
-    yield entries
-    monkeypatch.undo()
-    registry.forget()
 
 
 @pytest.fixture
@@ -50,9 +31,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Backend], None]:
     """Makes ``NAME_module:B`` importable."""
 
     def add(name: str, backend: Backend) -> None:
-        made = ModuleType(f"{name}_module")
-        made.B = backend  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, made.__name__, made)
+        monkeypatch.setitem(sys.modules, f"{name}_module", SimpleNamespace(B=backend))
 
     return add
 
@@ -69,11 +48,11 @@ def test_ours_are_found() -> None:
 def test_an_entry_point_that_does_not_load_is_named(
     install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(entry: Entry) -> BackendSpec:
+    def fail(entry: EntryPoint) -> BackendSpec:
         raise SyntaxError("half a file")
 
     install(spec("broken", load="broken_module:B"))
-    monkeypatch.setattr(Entry, "load", fail)
+    monkeypatch.setattr(EntryPoint, "load", fail)
     with pytest.raises(bilevel.BilevelError, match=r"broken = broken_module:B of .*half a file"):
         bilevel.backends()
 
@@ -211,12 +190,8 @@ def test_what_a_backend_says_that_it_lacks_is_not_to_be_installed(
     [("cpu", "cpu"), ("cuda:1", "cuda"), ("<CUDA Device 0>", "cuda"), ("TFRT_CPU_0", "tfrt_cpu_0")],
 )
 def test_devices_as_libraries_write_them(device: str, kind: str) -> None:
-    class Elsewhere(np.ndarray):
-        @property
-        def device(self) -> str:
-            return device
-
-    x = np.ones(3, np.float32).view(Elsewhere)
+    elsewhere = type("Elsewhere", (np.ndarray,), {"device": device})
+    x: np.ndarray = np.ones(3, np.float32).view(elsewhere)
     assert registry.describe(x) == Problem("numpy", kind, "float32")
 
 

@@ -6,10 +6,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
-from frameworks import load_or_skip, skip_without_gpu
+from tests.frameworks import load_or_skip, skip_without_gpu
 
 skip_without_gpu()
 load_or_skip("triton")
@@ -47,7 +48,7 @@ def arrays(shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
     return [x.requires_grad_() for x in projection.detach().unbind(-3)]
 
 
-def both(shape: tuple[int, ...], dtype: torch.dtype, **how: object) -> tuple[Tensor, ...]:
+def both(shape: tuple[int, ...], dtype: torch.dtype, **how: Any) -> tuple[Tensor, ...]:
     """The output and the gradients, as new random numbers weigh them."""
     q, k, v = arrays(shape, dtype)
     out = bilevel.bra(q, k, v, **how)
@@ -79,16 +80,15 @@ def test_routes_are_those_of_float64(
     shape: tuple[int, ...], regions: int, topk: int, dtype: torch.dtype
 ) -> None:
     q, k, v = arrays(shape, dtype)
-    how = {"regions": regions, "topk": topk, "return_routes": True}
+    how: dict[str, Any] = {"regions": regions, "topk": topk, "return_routes": True}
     _, (index, score) = bilevel.bra(q, k, v, **how, backend="triton")
     exact = [x.detach().double() for x in (q, k, v)]
     _, (_, best) = bilevel.bra(*exact, **how, backend="torch")
     grid = bilevel.Grid(shape[1:-2], regions)
     q_mean, k_mean = (bilevel.summarize(x, grid) for x in exact[:2])
     chosen = (q_mean @ k_mean.mT).gather(-1, index)  # near ties may be chosen in another order
-    near = {"rtol": 1e-5, "atol": 1e-5}
-    torch.testing.assert_close(score.double(), best, **near)
-    torch.testing.assert_close(chosen, best, **near)
+    for found in (score.double(), chosen):
+        torch.testing.assert_close(found, best, rtol=1e-5, atol=1e-5)
     assert (index.sort(-1).values.diff(dim=-1) > 0).all()
 
 
@@ -96,7 +96,7 @@ def test_ties_and_nan_are_routed_as_by_torch() -> None:
     torch.manual_seed(0)
     q, k = torch.randint(-1, 2, (2, 8, 28, 28, 2, 4), device="cuda").float().unbind()
     k[:, ::9, ::5, 0, 0] = torch.nan  # sums of small integers are exact in any order
-    how = {"regions": 14, "topk": 49, "return_routes": True}
+    how: dict[str, Any] = {"regions": 14, "topk": 49, "return_routes": True}
     _, got = bilevel.bra(q, k, q, **how, backend="triton")
     _, want = bilevel.bra(q, k, q, **how, backend="torch")
     assert torch.equal(got.index, want.index)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bilevel import Backend, exchange, registry
 from bilevel.protocol import Problem
 from bilevel.testing import Property, cases, properties_of
-from frameworks import load_or_skip, skip_without_gpu
+from tests.frameworks import load_or_skip, skip_without_gpu
 
 skip_without_gpu()
 load_or_skip("triton")

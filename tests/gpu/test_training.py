@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from frameworks import load_or_skip, skip_without_gpu
+from tests.frameworks import load_or_skip, skip_without_gpu
 
 skip_without_gpu()
 load_or_skip("triton")

@@ -11,11 +11,11 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-from mutations.common import Array, Mutation, converted
-from mutations.gathering import attends_to_all_regions
-from mutations.routing import other_routes
 
 from bilevel import Backend, Grid, Routed, compose
+from tests.testing.mutations.common import Array, Mutation, converted
+from tests.testing.mutations.gathering import attends_to_all_regions
+from tests.testing.mutations.routing import other_routes
 
 
 def every_region(b: Backend, index: Array, regions: int) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from frameworks import VARIABLE, load_or_skip
+from tests.frameworks import VARIABLE, load_or_skip
 
 
 @pytest.mark.parametrize("required", ["", "numpy", "numpy,torch", "numpyx"])

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from mutations import MUTATIONS, Mutation
 
 from bilevel import Backend
 from bilevel.testing import (
@@ -17,6 +16,7 @@ from bilevel.testing import (
     PULLBACK_PROPERTIES,
     cases,
 )
+from tests.testing.mutations import MUTATIONS, Mutation
 
 ALL = (*PROPERTIES, *PULLBACK_PROPERTIES, *GRADIENT_PROPERTIES, *EXCHANGE_PROPERTIES)
 BY_NAME = {check.__name__: check for check in ALL}

@@ -6,7 +6,7 @@ torch have in common.
 
 from __future__ import annotations
 
-from mutations.attention import (
+from tests.testing.mutations.attention import (
     lse_in_base_two,
     mask_is_ignored,
     masked_by_a_large_number,
@@ -18,8 +18,8 @@ from mutations.attention import (
     softmax_without_the_largest,
     sums_in_the_dtype_of_the_input,
 )
-from mutations.common import Mutation
-from mutations.gathering import (
+from tests.testing.mutations.common import Mutation
+from tests.testing.mutations.gathering import (
     attends_to_all_regions,
     gathers_by_one_hot_products,
     gathers_by_remembered_routes,
@@ -27,7 +27,7 @@ from mutations.gathering import (
     gathers_the_next_region,
     key_mask_hides_nothing,
 )
-from mutations.gradients import (
+from tests.testing.mutations.gradients import (
     all_regions_get_a_little,
     gradient_changes_from_call_to_call,
     gradient_flows_through_routing,
@@ -37,14 +37,14 @@ from mutations.gradients import (
     scale_is_missing_from_the_gradient,
     values_are_detached,
 )
-from mutations.regions import (
+from tests.testing.mutations.regions import (
     merge_transposes_axes,
     padding_counts_in_the_mean,
     padding_repeats_the_last_token,
     regions_in_column_major_order,
     regions_of_fixed_size,
 )
-from mutations.routing import (
+from tests.testing.mutations.routing import (
     a_route_comes_twice,
     nan_first,
     one_row_routes_for_all,
@@ -54,7 +54,7 @@ from mutations.routing import (
     routing_scores_are_scaled,
     ties_to_the_higher_region,
 )
-from mutations.whole import (
+from tests.testing.mutations.whole import (
     exchange_loses_digits,
     extent_of_the_first_column,
     fused_in_half_precision,

@@ -10,7 +10,7 @@ import numpy as np
 
 from bilevel import Attended, Backend
 from bilevel.testing import arrays
-from mutations.common import Array, Mutation, converted, dtype_name
+from tests.testing.mutations.common import Array, Mutation, converted, dtype_name
 
 
 def other_attend(attend: Callable[..., Attended]) -> Mutation:

@@ -8,7 +8,7 @@ import numpy as np
 
 from bilevel import Backend, Grid
 from bilevel.testing import arrays
-from mutations.common import Array, converted, dtype_name
+from tests.testing.mutations.common import Array, converted, dtype_name
 
 
 def attends_to_all_regions(b: Backend) -> Backend:

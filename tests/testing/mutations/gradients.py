@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 
 from bilevel import Attended, Backend, Routes
-from mutations.common import Array
+from tests.testing.mutations.common import Array
 
 
 def one_route_wins(b: Backend) -> Backend:
@@ -53,7 +53,7 @@ def _with_pullback(b: Backend, change: Callable[..., tuple[Array, ...]]) -> Back
     return replace(b, bra_vjp=bra_vjp)
 
 
-def _pulled_back_with(b: Backend, **functions: Callable[..., Array]) -> Backend:
+def _pulled_back_with(b: Backend, **functions: Any) -> Backend:
     def bra_vjp(*arguments: Any) -> tuple[Array, Any]:
         assert b.bra_vjp is not None
         out, pullback = b.bra_vjp(*arguments)

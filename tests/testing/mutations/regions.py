@@ -8,7 +8,7 @@ import numpy as np
 
 from bilevel import Backend, Grid
 from bilevel.testing import arrays
-from mutations.common import Array, converted, dtype_name
+from tests.testing.mutations.common import Array, converted, dtype_name
 
 
 def regions_of_fixed_size(b: Backend) -> Backend:
@@ -30,7 +30,7 @@ def padding_repeats_the_last_token(b: Backend) -> Backend:
     def partition(x: Array, grid: Grid) -> Array:
         out = arrays.to_numpy(b.partition(x, grid)).copy()
         real = arrays.to_numpy(b.partition(x * 0 + 1, grid)) != 0
-        last = arrays.to_numpy(x)[(slice(None), *[-1] * grid.ndim)]
+        last = arrays.to_numpy(x).reshape(x.shape[0], -1, *x.shape[-2:])[:, -1]
         out = np.where(real, out, last[:, None, None])
         return converted(b, out, dtype_name(x))
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from bilevel import Backend, Routes
 from bilevel.testing import arrays
-from mutations.common import Array, Mutation, converted, dtype_name
+from tests.testing.mutations.common import Array, Mutation, converted, dtype_name
 
 
 def other_routes(choose: Callable[[np.ndarray, int], np.ndarray]) -> Mutation:

@@ -9,9 +9,9 @@ import numpy as np
 
 from bilevel import Attended, Backend, Grid, Routed, compose
 from bilevel.testing import arrays
-from mutations.attention import softmax_in_half_precision
-from mutations.common import Array, converted, dtype_name
-from mutations.routing import ties_to_the_higher_region
+from tests.testing.mutations.attention import softmax_in_half_precision
+from tests.testing.mutations.common import Array, converted, dtype_name
+from tests.testing.mutations.routing import ties_to_the_higher_region
 
 
 def fused_with_another_scale(b: Backend) -> Backend:
