@@ -1,6 +1,6 @@
-"""The properties every backend must have, for the authors of backends; needs Hypothesis.
+"""The properties that every backend must have, for authors of backends. Needs Hypothesis.
 
-The tests of a distribution that has one::
+A test of all of them, in the tests of the distribution that has the backend::
 
     from bilevel.testing import check_backend
     from bilevel_mine import SPEC
@@ -8,7 +8,7 @@ The tests of a distribution that has one::
     def test_conformance():
         check_backend(SPEC)
 
-Where each property is to be a test of its own, see :func:`check_property`.
+For a test of each property, see :func:`check_property`.
 """
 
 from bilevel.testing.check import check_backend, check_property

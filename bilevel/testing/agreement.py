@@ -24,13 +24,13 @@ def bra_is_the_primitives_composed(backend: Backend, case: Case) -> None:
     routes = any_routes(backend, case)
     got = call(backend, case, arrays, routes=routes)
     rows = (
-        ops.gather(ops.partition(x, case.kv_grid, backend=backend), routes, backend=backend)
+        ops.gather(ops.partition(x, case.k_grid, backend=backend), routes, backend=backend)
         for x in (k, v)
     )
-    mask = ops.key_mask(routes, case.kv_grid, backend=backend)
-    regions = ops.partition(q, case.grid, backend=backend)
+    mask = ops.key_mask(routes, case.k_grid, backend=backend)
+    regions = ops.partition(q, case.q_grid, backend=backend)
     out, _ = ops.attend(regions, *rows, mask=mask, scale=case.scale, backend=backend)
-    want = to_numpy(ops.merge(out, case.grid, backend=backend))
+    want = to_numpy(ops.merge(out, case.q_grid, backend=backend))
     assert_close("bra", got, want, _twice_the_bound(case, arrays, want))
 
 
@@ -43,15 +43,15 @@ def bra_routes_as_route_does(backend: Backend, case: Case) -> None:
         kv_spatial=tuple(2 * s for s in case.kv_regions),
     )
     q, k, v = _integer_tokens(case)
-    exact = exact_scores(reference.means(q, case.grid), reference.means(k, case.kv_grid))
+    exact = exact_scores(reference.means(q, case.q_grid), reference.means(k, case.k_grid))
     exact[np.isnan(exact)] = -np.inf
     want = np.argsort(-exact, axis=-1, kind="stable")[..., : case.topk]
     home = home_of(backend)
     arrays = Inputs(*(from_numpy(x, home, case.dtype) for x in (q, k, v)))
     _, found = call_with_routes(backend, case, arrays)
     assert_same("the routes of bra", found.index, want)
-    q_mean = ops.summarize(arrays.q, case.grid, backend=backend)
-    k_mean = ops.summarize(arrays.k, case.kv_grid, backend=backend)
+    q_mean = ops.summarize(arrays.q, case.q_grid, backend=backend)
+    k_mean = ops.summarize(arrays.k, case.k_grid, backend=backend)
     composed = ops.route(q_mean, k_mean, case.topk, backend=backend)
     assert_same("the routes of bra", found.index, composed.index)
     # Adding zero makes every zero positive: the sign of a sum of zeros is no part of the contract.
@@ -100,7 +100,7 @@ def _integer_tokens(case: Case) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
     q = rng.integers(-1, 2, (n, *case.spatial, m, case.head_dim)).astype(np.float64)
     k = rng.integers(-1, 2, (n, *case.kv_spatial, m, case.head_dim)).astype(np.float64)
     v = rng.integers(-1, 2, (n, *case.kv_spatial, m, case.value_dim)).astype(np.float64)
-    for x, grid, share in ((q, case.grid, 0.2), (k, case.kv_grid, 0.3)):
+    for x, grid, share in ((q, case.q_grid, 0.2), (k, case.k_grid, 0.3)):
         for region in reference.regions_of(grid):
             reference.flat(x)[rng.random(n) < share, region.tokens[-1]] = np.nan
     return q, k, v

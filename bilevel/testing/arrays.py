@@ -1,8 +1,8 @@
 """Arrays between NumPy, in which the references are written, and the library of a backend.
 
-Of a library it is asked only what all of them have: functions ``asarray`` and ``reshape``, dtypes
-as attributes beside them or by the names that NumPy knows, and arrays with ``tolist`` or DLPack. So
-nothing here is about one library, but for NumPy.
+A library needs only what all of them have: functions ``asarray`` and ``reshape``, dtypes as
+attributes of its module or by NumPy's names, and arrays with ``tolist`` or DLPack. So, but for
+NumPy, no library is named here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Home(NamedTuple):
 
 
 DEVICES = ("cpu", "cuda", "gpu", "tpu")
-"""The kinds of devices that are tried, in this order."""
+"""The kinds of devices to try, in this order."""
 
 
 def home_of(backend: Backend) -> Home:
@@ -61,11 +61,11 @@ def from_numpy(x: NumpyArray, home: Home, dtype: str | None = None) -> Array:
 
 
 def to_numpy(x: Array) -> NumpyArray:
-    """``x`` as a NumPy array. Floats become float64, which holds each of them exactly."""
+    """``x`` as a NumPy array. Floats become float64, which holds each of their values exactly."""
     dtype = str(x.dtype).rpartition(".")[-1]
     dtype = "float64" if "float" in dtype else dtype
     if not isinstance(x, np.ndarray):
-        # Lists of numbers: the one way out that is for bfloat16 and from every device.
+        # Lists of numbers: the only way that serves bfloat16 and every device.
         numbers = x.tolist() if hasattr(x, "tolist") else np.from_dlpack(x)
         return np.array(numbers, dtype).reshape(x.shape)
     return x.astype(dtype) if dtype == "float64" else x
@@ -79,7 +79,7 @@ def contiguous_copy(x: Array) -> Array:
 
 
 def _made(x: NumpyArray, home: Home, dtype: Any) -> Array:
-    """A copy of ``x``, where the library puts it by itself if that is its home."""
+    """A copy of ``x`` on the device of ``home``."""
     xp = namespace(home.library)
     copy = np.array(x, order="C")
     keeps = dtype in (None, copy.dtype.name)

@@ -41,7 +41,7 @@ def lse_is_the_natural_logsumexp(backend: Backend, case: Case) -> None:
     assert_close("lse", attend(backend, case, regions).lse, want, bound)
 
 
-def masked_places_do_not_matter(backend: Backend, case: Case) -> None:
+def masked_keys_do_not_matter(backend: Backend, case: Case) -> None:
     """Whatever a masked key or value holds, NaN included, the result has the same bits."""
     regions = any_regions(backend, case)
     want = attend(backend, case, regions)
@@ -50,8 +50,8 @@ def masked_places_do_not_matter(backend: Backend, case: Case) -> None:
         k, v = regions.k.copy(), regions.v.copy()
         k[hidden] = v[hidden] = garbage
         got = attend(backend, case, regions._replace(k=k, v=v))
-        assert_same(f"out with {garbage} in masked places", got.out, want.out)
-        assert_same(f"lse with {garbage} in masked places", got.lse, want.lse)
+        assert_same(f"out with {garbage} in masked keys", got.out, want.out)
+        assert_same(f"lse with {garbage} in masked keys", got.lse, want.lse)
 
 
 def no_mask_is_all_true(backend: Backend, case: Case) -> None:
@@ -67,8 +67,8 @@ def no_mask_is_all_true(backend: Backend, case: Case) -> None:
 def any_regions(backend: Backend, case: Case) -> Regions:
     """Normally distributed tokens; about half of the keys take part, one at least in each row."""
     rng, home = case.rng(), home_of(backend)
-    rows, m = (case.batch, case.grid.num_regions), case.heads
-    q = case.spread * rng.standard_normal((*rows, case.grid.region_tokens, m, case.head_dim))
+    rows, m = (case.batch, case.q_grid.num_regions), case.heads
+    q = case.spread * rng.standard_normal((*rows, case.q_grid.region_tokens, m, case.head_dim))
     k = case.spread * rng.standard_normal((*rows, case.keys, m, case.head_dim))
     v = rng.standard_normal((*rows, case.keys, m, case.value_dim))
     mask = rng.random((*rows, case.keys)) < 0.5

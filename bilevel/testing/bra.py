@@ -9,7 +9,7 @@ import numpy as np
 
 from bilevel import ops, registry
 from bilevel.grid import Grid
-from bilevel.protocol import Array, Backend, Routes
+from bilevel.protocol import Array, Backend, Routed, Routes
 from bilevel.testing import reference
 from bilevel.testing.arrays import NumpyArray, contiguous_copy, from_numpy, home_of, to_numpy
 from bilevel.testing.asserts import assert_best, assert_close, assert_same, assert_shape, expect
@@ -21,7 +21,7 @@ from bilevel.testing.strategies import Case, Inputs, inputs
 
 def topk_of_all_regions_is_dense_attention(backend: Backend, case: Case) -> None:
     """With topk = R every query attends to every token once, however regions are drawn."""
-    case = replace(case, topk=case.kv_grid.num_regions)
+    case = replace(case, topk=case.k_grid.num_regions)
     arrays = inputs(backend, case)
     exact = Inputs(*map(to_numpy, arrays))
     q, k, v = map(reference.flat, exact)
@@ -75,8 +75,8 @@ def permuting_key_regions_permutes_routes(backend: Backend, case: Case) -> None:
     """Where a key region lies does not matter: routes follow it, and the output is the same."""
     case = uniform(case)
     q, k, v = arrays = inputs(backend, case)
-    order = case.rng().permutation(case.kv_grid.num_regions)
-    k2, v2 = (_permuted(backend, case, x, case.kv_grid, order) for x in (k, v))
+    order = case.rng().permutation(case.k_grid.num_regions)
+    k2, v2 = (_permuted(backend, case, x, case.k_grid, order) for x in (k, v))
     moved = Inputs(q, k2, v2)
     out, routes = call_with_routes(backend, case, arrays)
     _, own = call_with_routes(backend, case, moved)
@@ -92,15 +92,15 @@ def permuting_query_regions_permutes_the_output(backend: Backend, case: Case) ->
     """Where a query region lies does not matter: its routes and its output follow it."""
     case = uniform(case)
     q, k, v = arrays = inputs(backend, case)
-    order = case.rng().permutation(case.grid.num_regions)
-    moved = Inputs(_permuted(backend, case, q, case.grid, order), k, v)
+    order = case.rng().permutation(case.q_grid.num_regions)
+    moved = Inputs(_permuted(backend, case, q, case.q_grid, order), k, v)
     out, routes = call_with_routes(backend, case, arrays)
     _, own = call_with_routes(backend, case, moved)
     scores, bound = token_scores(to_numpy(q), to_numpy(k), case)
     assert_best("routes, permuted", own.index, scores[:, order], bound)
     followed = from_numpy(to_numpy(routes.index)[:, order], home_of(backend))
     got = call(backend, case, moved, routes=followed)
-    want = permute_regions(to_numpy(out), case.grid, order)
+    want = permute_regions(to_numpy(out), case.q_grid, order)
     near = 2 * _bound(case, Inputs(*map(to_numpy, arrays)), want)
     assert_close("bra with permuted query regions", got, want, near)
 
@@ -111,13 +111,13 @@ def keys_reach_only_queries_routed_to_them(backend: Backend, case: Case) -> None
     # Copies, so that what changes is in values alone: layouts may change the order of sums.
     q, k, v = arrays = Inputs(*map(contiguous_copy, inputs(backend, case)))
     routes = any_routes(backend, case)
-    region = int(case.rng().integers(case.kv_grid.num_regions))
+    region = int(case.rng().integers(case.k_grid.num_regions))
     attends = (to_numpy(routes) == region).any(-1)
-    reached = spread_over_tokens(attends, case.grid)
+    reached = spread_over_tokens(attends, case.q_grid)
     before = to_numpy(call(backend, case, arrays, routes=routes))
     for value in (-100.0, np.inf, np.nan):
-        k2 = _poisoned(backend, case, k, region, value)
-        v2 = _poisoned(backend, case, v, region, value)
+        k2 = fill_key_region(backend, case, k, region, value)
+        v2 = fill_key_region(backend, case, v, region, value)
         for name, changed in (("keys", Inputs(q, k2, v)), ("values", Inputs(q, k, v2))):
             after = to_numpy(call(backend, case, changed, routes=routes))
             what = f"outputs not routed to {name} that became {value}"
@@ -150,7 +150,7 @@ def no_images_give_no_output(backend: Backend, case: Case) -> None:
     except Exception as error:
         raise AssertionError(f"expected N = 0 to work, got {error!r}") from error
     assert_shape("out", out, (0, *case.spatial, case.heads, case.value_dim))
-    assert_shape("routes", routes.index, (0, case.grid.num_regions, case.topk))
+    assert_shape("routes", routes.index, (0, case.q_grid.num_regions, case.topk))
 
 
 def call(backend: Backend, case: Case, arrays: Inputs, **more: Any) -> Array:
@@ -173,7 +173,7 @@ def uniform(case: Case) -> Case:
     def enlarged(grid: Grid) -> tuple[int, ...]:
         return tuple(axis.regions * axis.size for axis in grid.axes)
 
-    return replace(case, spatial=enlarged(case.grid), kv_spatial=enlarged(case.kv_grid))
+    return replace(case, spatial=enlarged(case.q_grid), kv_spatial=enlarged(case.k_grid))
 
 
 def permute_regions(x: NumpyArray, grid: Grid, order: NumpyArray) -> NumpyArray:
@@ -197,14 +197,16 @@ def _permuted(backend: Backend, case: Case, x: Array, grid: Grid, order: NumpyAr
     return from_numpy(permute_regions(to_numpy(x), grid, order), home_of(backend), case.dtype)
 
 
-def _poisoned(backend: Backend, case: Case, x: Array, region: int, value: float) -> Array:
+def fill_key_region(backend: Backend, case: Case, x: Array, region: int, value: float) -> Array:
+    """A copy of ``x (N, *kv_spatial, M, D)`` with ``value`` in all tokens of a region."""
     out = np.array(to_numpy(x), order="C")
-    reference.flat(out)[:, reference.regions_of(case.kv_grid)[region].tokens] = value
+    reference.flat(out)[:, reference.regions_of(case.k_grid)[region].tokens] = value
     return from_numpy(out, home_of(backend), case.dtype)
 
 
 def _routed(case: Case, exact: Inputs, index: NumpyArray) -> NumpyArray:
-    return reference.routed_attention(*exact, index, case.grid, case.kv_grid, case.factor)
+    routed = Routed(index, case.q_grid, case.k_grid, case.factor)
+    return reference.routed_attention(*exact, routed)
 
 
 def _bound(case: Case, exact: Inputs, out: NumpyArray) -> NumpyArray:

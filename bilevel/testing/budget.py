@@ -32,23 +32,23 @@ def error_of_bra_is_within_the_budget(backend: Backend, case: Case) -> None:
     """So is that of bra under given routes, however it is fused."""
     arrays = inputs(backend, case)
     routes = any_routes(backend, case)
-    out = reference.partitioned(to_numpy(call(backend, case, arrays, routes=routes)), case.grid)
+    out = reference.partitioned(to_numpy(call(backend, case, arrays, routes=routes)), case.q_grid)
     exact = Inputs(*map(to_numpy, arrays))
-    real = reference.real_places(case.grid)[:, :, None, None]
+    real = reference.token_mask(case.q_grid)[:, :, None, None]
     _assert_within_the_budget(case, _routed_regions(case, exact, to_numpy(routes)), out, real)
 
 
 def _routed_regions(case: Case, exact: Inputs, index: NumpyArray) -> Regions:
     """The arguments of attend that bra under the routes ``index`` stands for."""
-    q = reference.partitioned(exact.q, case.grid)
+    q = reference.partitioned(exact.q, case.q_grid)
     images, rows = np.arange(case.batch)[:, None, None], index.shape[:2]
     k, v = (
-        reference.partitioned(x, case.kv_grid)[images, index].reshape(
+        reference.partitioned(x, case.k_grid)[images, index].reshape(
             *rows, case.keys, *x.shape[-2:]
         )
         for x in (exact.k, exact.v)
     )
-    return Regions(q, k, v, reference.real_places(case.kv_grid)[index].reshape(*rows, case.keys))
+    return Regions(q, k, v, reference.token_mask(case.k_grid)[index].reshape(*rows, case.keys))
 
 
 def _assert_within_the_budget(

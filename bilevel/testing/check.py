@@ -1,4 +1,4 @@
-"""Whether a backend has the properties it must have: all of them, on generated cases."""
+"""Check a backend: it has the properties that apply to it, on generated cases."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bilevel.testing.strategies import Case, cases
 
 
 def check_backend(backend: BackendSpec | Backend, examples: int = 30) -> None:
-    """Hold a backend to every property that applies to it, and its spec to what a spec promises.
+    """Check that a backend has every property that applies to it, and that its spec is true.
 
     The cases are the same at each call. The distribution must be installed, so that bilevel knows
     its arrays: ``python -m pip install -e .``.
@@ -26,14 +26,14 @@ def check_backend(backend: BackendSpec | Backend, examples: int = 30) -> None:
     Parameters
     ----------
     backend
-        The spec that the entry point names; or, while it is written, the backend alone.
+        The spec that the entry point names; or the backend alone, while it has no spec yet.
     examples
         Cases for each property.
 
     Raises
     ------
     AssertionError
-        If a property does not hold; it names all of them, each with its shortest failing case.
+        If properties do not hold; it names them, each with its smallest failing case.
     """
     value = _loaded(backend) if isinstance(backend, BackendSpec) else backend
     _check_refusals(value)
@@ -45,13 +45,13 @@ def check_backend(backend: BackendSpec | Backend, examples: int = 30) -> None:
 
 
 def check_property(backend: Backend, check: Property, examples: int = 30) -> None:
-    """Hold a backend to one property, for a test with a line of its own for each::
+    """Check that a backend has one property, so that each can be a test of its own::
 
         @pytest.mark.parametrize("check", properties_of(BACKEND), ids=lambda check: check.__name__)
         def test_backend(check):
             check_property(BACKEND, check)
 
-    Raises AssertionError with the shortest failing case.
+    Raises AssertionError with the smallest failing case.
     """
     failure = _failure(backend, check, examples)
     if failure is not None:
@@ -59,7 +59,7 @@ def check_property(backend: Backend, check: Property, examples: int = 30) -> Non
 
 
 def _failure(backend: Backend, check: Property, examples: int) -> str | None:
-    """What is wrong, on the shortest case for which a property does not hold."""
+    """What is wrong, on the smallest case for which a property does not hold; None if it holds."""
     failed: list[tuple[Case, Exception]] = []
 
     @settings(
@@ -84,21 +84,21 @@ def _failure(backend: Backend, check: Property, examples: int) -> str | None:
     except Exception:
         if not failed:
             raise  # not by the property
-        case, error = failed[-1]  # Hypothesis ends with the shortest
+        case, error = failed[-1]  # Hypothesis ends with the smallest
         said = str(error) if isinstance(error, AssertionError) else f"raised {error!r}"
         return f"{check.__name__}: {said}\n  {_short(case)}"
     return None
 
 
 def _short(case: Case) -> str:
-    """The case, without what is as it is by default."""
+    """The case, without fields that have their default."""
     given = {field.name: (getattr(case, field.name), field.default) for field in fields(case)}
     told = [f"{name}={value!r}" for name, (value, default) in given.items() if value != default]
     return f"Case({', '.join(told)})"
 
 
 def _loaded(spec: BackendSpec) -> Backend:
-    """The backend that a spec names, once what the spec says of it is so."""
+    """The backend that a spec names, once the spec is found to be true."""
     module, _, attribute = spec.load.partition(":")
     try:
         backend = getattr(import_module(module), attribute)
@@ -136,7 +136,7 @@ sys.exit(sys.argv[1] in sys.modules)"""
 
 
 def _check_refusals(backend: Backend) -> None:
-    """It takes float32 of its library, and tells in words why it does not take what is nonsense."""
+    """It takes float32 arrays of its library, and says in words why it refuses nonsense."""
     try:
         home = home_of(backend)
     except ValueError as error:

@@ -34,7 +34,7 @@ PROPERTIES: tuple[Property, ...] = (
     routing.nan_scores_come_last,
     attention.out_is_softmax_attention,
     attention.lse_is_the_natural_logsumexp,
-    attention.masked_places_do_not_matter,
+    attention.masked_keys_do_not_matter,
     attention.no_mask_is_all_true,
     budget.error_is_within_the_budget,
     bra.topk_of_all_regions_is_dense_attention,

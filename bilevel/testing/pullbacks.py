@@ -12,7 +12,7 @@ from bilevel.testing import reference
 from bilevel.testing.arrays import NumpyArray, contiguous_copy, from_numpy, home_of, to_numpy
 from bilevel.testing.asserts import assert_close, assert_same, expect
 from bilevel.testing.bounds import gradient_bounds, rounding_bound
-from bilevel.testing.bra import call
+from bilevel.testing.bra import call, fill_key_region
 from bilevel.testing.regions import any_routes, routes_past_one_region
 from bilevel.testing.strategies import Case, Inputs, inputs
 
@@ -77,17 +77,13 @@ def pullback_passes_by_what_nobody_attends_to(backend: Backend, case: Case) -> N
     case = replace(case, spread=1.0)
     q, k, v = arrays = Inputs(*map(contiguous_copy, inputs(backend, case)))
     region, others = routes_past_one_region(case)
-    if case.kv_grid.num_regions == 1:
+    if case.k_grid.num_regions == 1:
         return  # it has a route
     routes = from_numpy(others, home_of(backend))
-    tokens = reference.regions_of(case.kv_grid)[region].tokens
-    poisoned = []
-    for x in (k, v):
-        values = np.array(to_numpy(x), order="C")
-        reference.flat(values)[:, tokens] = np.nan
-        poisoned.append(from_numpy(values, home_of(backend), case.dtype))
+    tokens = reference.regions_of(case.k_grid)[region].tokens
+    filled = (fill_key_region(backend, case, x, region, np.nan) for x in (k, v))
     _, clean = pulled_back(backend, case, arrays, routes)
-    _, after = pulled_back(backend, case, Inputs(q, *poisoned), routes)
+    _, after = pulled_back(backend, case, Inputs(q, *filled), routes)
     for name, a, b in zip("qkv", after, clean, strict=True):
         assert_same(f"the gradient of {name} beside unrouted NaN", a, b)
         expect(bool(np.isfinite(to_numpy(a)).all()), f"expected a finite gradient of {name}")

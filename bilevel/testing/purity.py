@@ -58,7 +58,7 @@ def views_give_what_copies_give(backend: Backend, case: Case) -> None:
     near = 2 * (bound + rounding_bound(want, case.dtype))
     assert_close("bra of views", call(backend, case, arrays, routes=routes), want, near)
     for x, copy in zip(arrays, copies, strict=True):
-        grid = case.grid if x is arrays.q else case.kv_grid
+        grid = case.q_grid if x is arrays.q else case.k_grid
         got, want = (ops.partition(y, grid, backend=backend) for y in (x, copy))
         assert_same("partition of a view", got, want)
 
@@ -66,30 +66,30 @@ def views_give_what_copies_give(backend: Backend, case: Case) -> None:
 def results_are_of_the_kind_promised(backend: Backend, case: Case) -> None:
     """Shapes, library, device and dtypes: out like the input, means, scores and lse wide."""
     q, k, _ = arrays = inputs(backend, case)
-    n, r, wide = case.batch, case.grid.num_regions, accumulator(case.dtype)
+    n, r, wide = case.batch, case.q_grid.num_regions, accumulator(case.dtype)
     out, routes = call_with_routes(backend, case, arrays)
     _kind(backend, "out", out, (n, *case.spatial, case.heads, case.value_dim), case.dtype)
     _kind(backend, "score", routes.score, (n, r, case.topk), wide)
     assert_shape("index", routes.index, (n, r, case.topk))
     expect("int" in describe(routes.index).dtype, "expected routes to be integers")
-    mean = ops.summarize(q, case.grid, backend=backend)
+    mean = ops.summarize(q, case.q_grid, backend=backend)
     _kind(backend, "means", mean, (n, r, case.heads * case.head_dim), wide)
-    regions = ops.partition(k, case.kv_grid, backend=backend)
+    regions = ops.partition(k, case.k_grid, backend=backend)
     _kind(backend, "partition", regions, _region_shape(case), case.dtype)
-    _kind(backend, "merge", ops.merge(regions, case.kv_grid, backend=backend), k.shape, case.dtype)
+    _kind(backend, "merge", ops.merge(regions, case.k_grid, backend=backend), k.shape, case.dtype)
     gathered = ops.gather(regions, routes.index, backend=backend)
     rows = (n, r, case.keys)
     _kind(backend, "gather", gathered, (*rows, case.heads, case.head_dim), case.dtype)
-    mask = ops.key_mask(routes.index, case.kv_grid, backend=backend)
+    mask = ops.key_mask(routes.index, case.k_grid, backend=backend)
     _kind(backend, "key_mask", mask, rows, "bool")
-    q_regions = ops.partition(q, case.grid, backend=backend)
+    q_regions = ops.partition(q, case.q_grid, backend=backend)
     attended = ops.attend(q_regions, gathered, gathered, mask=mask, backend=backend)
     _kind(backend, "attend's out", attended.out, q_regions.shape, case.dtype)
     _kind(backend, "lse", attended.lse, tuple(q_regions.shape[:4]), wide)
 
 
 def _region_shape(case: Case) -> tuple[int, ...]:
-    grid = case.kv_grid
+    grid = case.k_grid
     return (case.batch, grid.num_regions, grid.region_tokens, case.heads, case.head_dim)
 
 

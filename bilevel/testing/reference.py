@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bilevel.grid import Grid
+from bilevel.protocol import Routed
 from bilevel.testing.arrays import NumpyArray
 
 
@@ -21,8 +22,8 @@ class Region(NamedTuple):
 
     tokens: list[int]
     """Their numbers in the map, counted in row-major order."""
-    places: list[int]
-    """Their places in the padded region, counted in row-major order."""
+    positions: list[int]
+    """Their positions in the padded region, counted in row-major order."""
 
 
 @cache
@@ -38,7 +39,7 @@ def regions_of(grid: Grid) -> tuple[Region, ...]:
         for token in product(*map(range, starts, stops)):
             inside = [t - start for t, start in zip(token, starts, strict=True)]
             here.tokens.append(_row_major(token, grid.spatial))
-            here.places.append(_row_major(inside, largest))
+            here.positions.append(_row_major(inside, largest))
         found.append(here)
     return tuple(found)
 
@@ -59,7 +60,7 @@ def partitioned(x: NumpyArray, grid: Grid) -> NumpyArray:
     """``(N, R, T, M, D)``, zeros where a region has no token."""
     out = np.zeros((x.shape[0], grid.num_regions, grid.region_tokens, *x.shape[-2:]))
     for i, region in enumerate(regions_of(grid)):
-        out[:, i, region.places] = flat(x)[:, region.tokens]
+        out[:, i, region.positions] = flat(x)[:, region.tokens]
     return out
 
 
@@ -69,11 +70,11 @@ def means(x: NumpyArray, grid: Grid) -> NumpyArray:
     return np.stack(rows, axis=1).reshape(x.shape[0], grid.num_regions, prod(x.shape[-2:]))
 
 
-def real_places(grid: Grid) -> NumpyArray:
-    """Which places of the padded regions hold a token, bool ``(R, T)``."""
+def token_mask(grid: Grid) -> NumpyArray:
+    """Where the padded regions hold a token, bool ``(R, T)``."""
     real = np.zeros((grid.num_regions, grid.region_tokens), bool)
     for i, region in enumerate(regions_of(grid)):
-        real[i, region.places] = True
+        real[i, region.positions] = True
     return real
 
 
@@ -94,23 +95,16 @@ def softmax_attention(
     return out, np.log(total) + top[..., 0]
 
 
-def routed_attention(
-    q: NumpyArray,
-    k: NumpyArray,
-    v: NumpyArray,
-    index: NumpyArray,
-    grid: Grid,
-    kv_grid: Grid,
-    scale: float,
-) -> NumpyArray:
-    """:func:`bilevel.bra` under the routes ``index``: region by region, over real tokens only."""
+def routed_attention(q: NumpyArray, k: NumpyArray, v: NumpyArray, routed: Routed) -> NumpyArray:
+    """:func:`bilevel.bra` under given routes: region by region, over tokens without padding."""
     out = np.full((*q.shape[:-1], v.shape[-1]), np.nan)
     out_tokens = flat(out)
     queries, keys, values = flat(q), flat(k), flat(v)
-    kv_regions = regions_of(kv_grid)
-    for n, i in np.ndindex(index.shape[:2]):
-        here = regions_of(grid)[i].tokens
-        there = [token for j in index[n, i] for token in kv_regions[j].tokens]
-        attended, _ = softmax_attention(queries[n, here], keys[n, there], values[n, there], scale)
-        out_tokens[n, here] = attended
+    q_regions, k_regions = regions_of(routed.q_grid), regions_of(routed.k_grid)
+    for n, i in np.ndindex(routed.index.shape[:2]):
+        here = q_regions[i].tokens
+        there = [token for j in routed.index[n, i] for token in k_regions[j].tokens]
+        out_tokens[n, here], _ = softmax_attention(
+            queries[n, here], keys[n, there], values[n, there], routed.scale
+        )
     return out

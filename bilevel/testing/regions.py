@@ -19,14 +19,14 @@ from bilevel.testing.strategies import Case, inputs
 def merge_inverts_partition(backend: Backend, case: Case) -> None:
     """merge(partition(x)) is x, bit for bit."""
     x = inputs(backend, case).q
-    regions = ops.partition(x, case.grid, backend=backend)
-    assert_same("merge(partition(x))", ops.merge(regions, case.grid, backend=backend), x)
+    regions = ops.partition(x, case.q_grid, backend=backend)
+    assert_same("merge(partition(x))", ops.merge(regions, case.q_grid, backend=backend), x)
 
 
 def partition_follows_the_definition(backend: Backend, case: Case) -> None:
     """Token t of region i on an axis of n is number i * n // s + t; padding is zero."""
     q, k, _ = inputs(backend, case)
-    for x, grid in ((q, case.grid), (k, case.kv_grid)):
+    for x, grid in ((q, case.q_grid), (k, case.k_grid)):
         got = ops.partition(x, grid, backend=backend)
         assert_same(f"partition of {grid}", got, reference.partitioned(to_numpy(x), grid))
 
@@ -34,7 +34,7 @@ def partition_follows_the_definition(backend: Backend, case: Case) -> None:
 def summarize_is_the_mean_of_real_tokens(backend: Backend, case: Case) -> None:
     """The mean of each region's tokens; padding does not count."""
     q, k, _ = inputs(backend, case)
-    for x, grid in ((q, case.grid), (k, case.kv_grid)):
+    for x, grid in ((q, case.q_grid), (k, case.k_grid)):
         exact = to_numpy(x)
         got = ops.summarize(x, grid, backend=backend)
         bound = summary_bound(exact, grid, case.dtype)
@@ -43,7 +43,7 @@ def summarize_is_the_mean_of_real_tokens(backend: Backend, case: Case) -> None:
 
 def gather_takes_the_routed_regions(backend: Backend, case: Case) -> None:
     """Row (n, i) holds the regions index[n, i] of image n, in that order."""
-    x = ops.partition(inputs(backend, case).v, case.kv_grid, backend=backend)
+    x = ops.partition(inputs(backend, case).v, case.k_grid, backend=backend)
     exact = to_numpy(x)
     t, m, d = exact.shape[2:]
     for dtype in ("int32", "int64"):
@@ -58,27 +58,27 @@ def gather_takes_the_routed_regions(backend: Backend, case: Case) -> None:
 def key_mask_marks_real_tokens(backend: Backend, case: Case) -> None:
     """True where gather returns a token, False where it returns padding."""
     rows = any_index(case)
-    want = reference.real_places(case.kv_grid)[rows].reshape(*rows.shape[:2], case.keys)
+    want = reference.token_mask(case.k_grid)[rows].reshape(*rows.shape[:2], case.keys)
     index = from_numpy(rows, home_of(backend))
-    assert_same("key_mask", ops.key_mask(index, case.kv_grid, backend=backend), want)
+    assert_same("key_mask", ops.key_mask(index, case.k_grid, backend=backend), want)
 
 
 def any_index(case: Case) -> NumpyArray:
     """Key regions ``(N, R, k)``, repeats included."""
-    shape = (case.batch, case.grid.num_regions, case.topk)
-    return case.rng().integers(0, case.kv_grid.num_regions, shape)
+    shape = (case.batch, case.q_grid.num_regions, case.topk)
+    return case.rng().integers(0, case.k_grid.num_regions, shape)
 
 
 def any_routes(backend: Backend, case: Case) -> Array:
     """Distinct key regions ``(N, R, k)`` that have nothing to do with the tokens."""
-    shape = (case.batch, case.grid.num_regions, case.kv_grid.num_regions)
+    shape = (case.batch, case.q_grid.num_regions, case.k_grid.num_regions)
     return from_numpy(case.rng().random(shape).argsort(-1)[..., : case.topk], home_of(backend))
 
 
 def routes_past_one_region(case: Case) -> tuple[int, np.ndarray]:
     """A key region, and routes ``(N, R, <= k)`` to the others (to itself where it is alone)."""
-    rng, count = case.rng(), case.kv_grid.num_regions
+    rng, count = case.rng(), case.k_grid.num_regions
     region = int(rng.integers(count))
     others = np.delete(np.arange(count), region) if count > 1 else np.arange(1)
-    shape = (case.batch, case.grid.num_regions, len(others))
+    shape = (case.batch, case.q_grid.num_regions, len(others))
     return region, others[rng.random(shape).argsort(-1)[..., : case.topk]]

@@ -16,8 +16,8 @@ from bilevel.testing.strategies import Case, inputs
 def scores_are_products_of_means(backend: Backend, case: Case) -> None:
     """score[n, i, j] is the product of two means over all heads, unscaled; the best are kept."""
     q, k, _ = inputs(backend, case)
-    q_mean = ops.summarize(q, case.grid, backend=backend)
-    k_mean = ops.summarize(k, case.kv_grid, backend=backend)
+    q_mean = ops.summarize(q, case.q_grid, backend=backend)
+    k_mean = ops.summarize(k, case.k_grid, backend=backend)
     index, score = ops.route(q_mean, k_mean, case.topk, backend=backend)
     exact = exact_scores(to_numpy(q_mean), to_numpy(k_mean))
     bound = routing_bound(to_numpy(q_mean), to_numpy(k_mean), case.dtype)
@@ -59,14 +59,14 @@ def exact_scores(q_mean: NumpyArray, k_mean: NumpyArray) -> NumpyArray:
 
 def token_scores(q: NumpyArray, k: NumpyArray, case: Case) -> tuple[NumpyArray, float]:
     """Exact routing scores ``(N, R, Rk)`` of tokens, and how far a backend's may be off."""
-    exact = exact_scores(reference.means(q, case.grid), reference.means(k, case.kv_grid))
-    sizes = reference.means(np.abs(q), case.grid), reference.means(np.abs(k), case.kv_grid)
-    tokens = max(case.grid.region_tokens, case.kv_grid.region_tokens)
+    exact = exact_scores(reference.means(q, case.q_grid), reference.means(k, case.k_grid))
+    sizes = reference.means(np.abs(q), case.q_grid), reference.means(np.abs(k), case.k_grid)
+    tokens = max(case.q_grid.region_tokens, case.k_grid.region_tokens)
     return exact, routing_bound(*sizes, case.dtype, tokens)
 
 
 def _integer_means(case: Case) -> tuple[NumpyArray, NumpyArray]:
     rng, channels = case.rng(), case.heads * case.head_dim
-    q_mean = rng.integers(-1, 2, (case.batch, case.grid.num_regions, channels))
-    k_mean = rng.integers(-1, 2, (case.batch, case.kv_grid.num_regions, channels))
+    q_mean = rng.integers(-1, 2, (case.batch, case.q_grid.num_regions, channels))
+    k_mean = rng.integers(-1, 2, (case.batch, case.k_grid.num_regions, channels))
     return q_mean.astype(np.float64), k_mean.astype(np.float64)

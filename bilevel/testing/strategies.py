@@ -31,17 +31,17 @@ class Case:
     """Standard deviation of queries and keys; scores grow with its square."""
     scale: float | None = None
     """What :func:`bilevel.bra` gets as ``scale``."""
-    fused: bool = False
-    """Whether k and v, and q if it has their spatial axes, are views of one projection."""
+    one_projection: bool = False
+    """Whether k and v, and q if it has their spatial axes, are views of one array."""
     seed: int = 0
 
     @property
-    def grid(self) -> Grid:
+    def q_grid(self) -> Grid:
         """The grid of the queries."""
         return Grid(self.spatial, self.regions)
 
     @property
-    def kv_grid(self) -> Grid:
+    def k_grid(self) -> Grid:
         """The grid of keys and values."""
         return Grid(self.kv_spatial, self.kv_regions)
 
@@ -52,8 +52,8 @@ class Case:
 
     @property
     def keys(self) -> int:
-        """L, the places of the keys that one query attends to."""
-        return self.topk * self.kv_grid.region_tokens
+        """L, the keys of one query, padding included."""
+        return self.topk * self.k_grid.region_tokens
 
     def rng(self) -> np.random.Generator:
         """A fresh generator: the same numbers at each call."""
@@ -79,7 +79,7 @@ def inputs(backend: Backend, case: Case) -> Inputs:
     k = case.spread * rng.standard_normal((n, *case.kv_spatial, m * d))
     v = rng.standard_normal((n, *case.kv_spatial, m * case.value_dim))
     projections = [[q, k, v]] if case.spatial == case.kv_spatial else [[q], [k, v]]
-    if not case.fused:
+    if not case.one_projection:
         projections = [[q], [k], [v]]
     found = [view for parts in projections for view in _views(parts, case, home)]
     return Inputs(*found)
@@ -100,9 +100,10 @@ def _views(parts: list[NumpyArray], case: Case, home: Home) -> list[Array]:
 
 @st.composite
 def cases(draw: st.DrawFn, backend: Backend) -> Case:
-    """Cases that ``backend`` takes: 1-D to 3-D, ragged, crossed, fused, with no image or some.
+    """Cases that ``backend`` takes, small ones: an example takes milliseconds.
 
-    Small throughout, so that an example takes milliseconds.
+    Grids are 1-D to 3-D, ragged or uniform, and keys may have another grid than queries; arrays
+    are contiguous or views of one projection, of 0 to 3 images.
     """
     spatial, regions = draw(_grids())
     crossed = draw(st.booleans())
@@ -122,18 +123,18 @@ def cases(draw: st.DrawFn, backend: Backend) -> Case:
         dtype=draw(st.sampled_from(dtypes_of(backend))),
         spread=draw(st.sampled_from((1.0, 16.0))),
         scale=draw(st.sampled_from((None, 0.25))),
-        fused=draw(st.booleans()),
+        one_projection=draw(st.booleans()),
         seed=draw(st.integers(0, 2**32 - 1)),
     )
 
 
 LONGEST = {1: 24, 2: 8, 3: 4}
-"""Tokens of the longest axis drawn, by the number of axes."""
+"""Most tokens on an axis, by the number of axes."""
 
 
 @st.composite
 def _grids(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Spatial axes and regions; extremes (one region, one token in each) more often than chance."""
+    """Spatial axes and regions; one region, or one token in each, more often than by chance."""
     ndim = draw(st.integers(1, 3))
     spatial, regions = [], []
     for _ in range(ndim):

@@ -3,27 +3,24 @@ the rule that chooses between them may be wrong about times, never about results
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, note
 from hypothesis import strategies as st
 
 from bilevel import Backend, Routed
-from bilevel.testing import Property, cases, properties_of
+from bilevel.testing import Property, cases
+from tests.backends.properties import OF_TORCH
 from tests.frameworks import load_or_skip
-
-TORCH = load_or_skip("torch")
 
 THROUGH_BRA = ("agreement", "bra", "budget", "gradients", "pullbacks", "purity")
 """The modules of properties that go through the operator as a whole."""
 
-CHECKS = [
-    check for check in properties_of(TORCH) if check.__module__.rpartition(".")[-1] in THROUGH_BRA
-]
+CHECKS = [check for check in OF_TORCH if check.__module__.rpartition(".")[-1] in THROUGH_BRA]
 
 
 def in_parts(name: str, part: int, q: Any, k: Any, v: Any, routed: Routed) -> Any:
@@ -34,22 +31,21 @@ def in_parts(name: str, part: int, q: Any, k: Any, v: Any, routed: Routed) -> An
     return computed_in_parts(name, parts_per_image, q, k, v, routed)
 
 
-def formulations() -> dict[str, Callable[..., Any]]:
-    found = dict(TORCH.formulations)
-    for name in TORCH.formulations:
+@pytest.fixture(scope="module")
+def backends() -> dict[str, Backend]:
+    """torch's backend with one formulation each for the operator."""
+    torch = load_or_skip("torch")
+    found: dict[str, Callable[..., Any]] = dict(torch.formulations)
+    for name in torch.formulations:
         found[f"{name}, 2 regions at a time"] = partial(in_parts, name, 2)
         found[f"{name}, 20 regions at a time"] = partial(in_parts, name, 20)
-    return found
+    return {name: replace(torch, name=name, bra=each) for name, each in found.items()}
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize(
-    "backend",
-    [
-        pytest.param(replace(TORCH, name=name, bra=each), id=name)
-        for name, each in formulations().items()
-    ],
-)
 @given(data=st.data())
-def test_property(backend: Backend, check: Property, data: st.DataObject) -> None:
-    check(backend, data.draw(cases(backend), label="case"))
+def test_property(backends: Mapping[str, Backend], check: Property, data: st.DataObject) -> None:
+    case = data.draw(cases(next(iter(backends.values()))), label="case")
+    for name, backend in backends.items():
+        note(f"formulation: {name}")  # the last that is noted is the one that fails
+        check(backend, case)

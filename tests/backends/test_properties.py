@@ -6,22 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bilevel import Backend, BackendUnavailable, registry
-from bilevel.testing import PROPERTIES, Property, cases, properties_of
+from bilevel import Backend
+from bilevel.testing import Property, cases, properties_of
+from tests.backends.properties import OF_NUMPY, OF_TORCH
 
-
-def applicable(name: str) -> tuple[Property, ...]:
-    """The properties of a backend; of one that is missing, a test is to say so."""
-    try:
-        return properties_of(registry.load(name))
-    except BackendUnavailable:
-        return PROPERTIES
-
-
+APPLICABLE = {"numpy": OF_NUMPY, "torch": OF_TORCH}
 CHECKS = [
     pytest.param(name, check, id=f"{name}-{check.__name__}")
-    for name in ("numpy", "torch")
-    for check in applicable(name)
+    for name, checks in APPLICABLE.items()
+    for check in checks
 ]
 
 
@@ -29,3 +22,8 @@ CHECKS = [
 @given(data=st.data())
 def test_property(backend: Backend, check: Property, data: st.DataObject) -> None:
     check(backend, data.draw(cases(backend), label="case"))
+
+
+@pytest.mark.parametrize("backend", APPLICABLE, indirect=True)
+def test_these_are_all_that_apply(backend: Backend) -> None:
+    assert set(properties_of(backend)) == set(APPLICABLE[backend.name])

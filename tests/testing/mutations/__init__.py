@@ -157,14 +157,14 @@ MUTATIONS: tuple[tuple[Mutation, tuple[str, ...], tuple[str, ...]], ...] = (
         BOTH,
         (
             "out_is_softmax_attention",
-            "masked_places_do_not_matter",
+            "masked_keys_do_not_matter",
             "topk_of_all_regions_is_dense_attention",
         ),
     ),
     (no_mask_hides_the_last_key, BOTH, ("no_mask_is_all_true",)),
     (lse_in_base_two, BOTH, ("lse_is_the_natural_logsumexp",)),
     (nan_becomes_zero, BOTH, ("keys_reach_only_queries_routed_to_them",)),
-    (masked_by_a_large_number, BOTH, ("masked_places_do_not_matter",)),
+    (masked_by_a_large_number, BOTH, ("masked_keys_do_not_matter",)),
     (softmax_without_the_largest, BOTH, ("out_is_softmax_attention",)),
     (
         softmax_in_half_precision,
