@@ -6,11 +6,11 @@ what came. Integers of any library are taken, such as NumPy's; True and False ar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import inf, nan
 from numbers import Real
 from operator import index as as_index
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from bilevel.errors import ArgumentError, ShapeError
 
@@ -56,7 +56,8 @@ def per_axis(name: str, value: object, ndim: int) -> tuple[int, ...]:
 
     Raises ShapeError if it is anything else.
     """
-    found = _positive(value if isinstance(value, Iterable) else (value,) * ndim)
+    single = _as_int(value)
+    found = _positive(value if single is None else (single,) * ndim)
     if len(found) != ndim:
         raise ShapeError(
             f"expected {name} to be one positive integer, or one for each of the {ndim} spatial "
@@ -87,9 +88,14 @@ def _bounds(least: float, most: float) -> str:
     return f"of at least {least}" if most == inf else f"from {least} to {most}"
 
 
-def _positive(values: object) -> tuple[int, ...]:
+def _positive(values: Any) -> tuple[int, ...]:
     """Integers from 1 on; empty if anything else is among them."""
-    found = [_as_int(n) for n in values] if isinstance(values, Iterable) else []
+    if isinstance(values, bytes):  # whose entries are integers
+        return ()
+    try:
+        found = [_as_int(n) for n in values]
+    except TypeError:  # it has no entries
+        return ()
     return tuple(n for n in found if n) if all(n and n >= 1 for n in found) else ()
 
 

@@ -219,13 +219,11 @@ def plan(spatial: Sequence[int], topk: int = 4) -> Plan:
     >>> plan((56, 56), topk=4)
     Plan(regions=16, flops_per_channel=438400, dividing=14, dividing_flops_per_channel=478240)
     """
-    largest = min(Grid(spatial, 1).spatial)
+    spatial = Grid(spatial, 1).spatial
+    largest = min(spatial)
+    most = f"the most regions of {spatial} tokens, with as many on each axis"
+    topk = count("topk", topk, 1, largest ** len(spatial), most, ShapeError)
     counts = [s for s in range(1, largest + 1) if s ** len(spatial) >= topk]
-    if topk < 1 or not counts:
-        raise ShapeError(
-            f"expected topk from 1 to {largest ** len(spatial)}, the most regions that "
-            f"{tuple(spatial)} tokens have with as many on each axis, got {topk}"
-        )
     dividing = [s for s in counts if all(n % s == 0 for n in spatial)]
 
     def flops(regions: int) -> int:

@@ -53,6 +53,27 @@ del sys.modules["torch"]"""
     assert imported_by(code) == set()
 
 
+@pytest.mark.parametrize("torch", ["there", "missing"])
+def test_models_and_layers_are_listed(torch: str) -> None:
+    missing = "sys.modules['torch'] = None" if torch == "missing" else ""
+    code = f"import sys; {missing}\nimport bilevel; print(*dir(bilevel))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"nn", "models", "bra"} <= set(done.stdout.split())
+
+
+def test_few_modules_are_imported() -> None:
+    """For the shortest time, which the clock of a busy machine does not tell."""
+    code = """
+import sys
+before = set(sys.modules)
+import bilevel
+print(*sys.modules.keys() - before)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = done.stdout.split()
+    assert len([name for name in imported if name.startswith("bilevel")]) <= 12
+    assert len(imported) <= 70
+
+
 def test_every_public_name_is_there() -> None:
     assert [name for name in bilevel.__all__ if not hasattr(bilevel, name)] == []
     assert len(bilevel.__all__) == len(set(bilevel.__all__))

@@ -172,6 +172,26 @@ def test_of_several_distributions_one_is_enough(install: Callable[..., None]) ->
     assert slow.version is None
 
 
+def test_what_is_forgotten_is_looked_up_again(
+    install: Callable[..., None], module: Callable[..., None]
+) -> None:
+    first, second = variant("fast"), variant("fast")
+    module("fast", first)
+    install(spec("fast"))
+    assert registry.load("fast") is first
+    module("fast", second)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metadata, "entry_points", lambda *, group: [])
+        assert registry.load("fast") is first
+        assert [status.name for status in bilevel.backends()] == ["fast"]
+        registry.forget()
+        assert bilevel.backends() == []
+        with pytest.raises(bilevel.BackendUnavailable, match="got 'fast'"):
+            registry.load("fast")
+    registry.forget()
+    assert registry.load("fast") is second
+
+
 def test_what_a_backend_says_that_it_lacks_is_not_to_be_installed(
     install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
