@@ -10,7 +10,7 @@ import pytest
 
 from bilevel import BackendRefused, registry
 from bilevel.protocol import Problem
-from frameworks import load_or_skip
+from tests.frameworks import load_or_skip
 
 CUDA = Problem("torch", "cuda", "float32", head_dim=32, axes=2)
 

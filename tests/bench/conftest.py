@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from stand_ins import Cuda, by_mask
 
 from bilevel.bench import flex
+from tests.bench.stand_ins import Cuda, by_mask
 
 
 @pytest.fixture(autouse=True)

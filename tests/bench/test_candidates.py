@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from stand_ins import SMALL
 from torch import Tensor
 
 import bilevel
 from bilevel.bench.candidates import Candidate, attentions, operators, steps
 from bilevel.bench.shapes import inputs
+from tests.bench.stand_ins import SMALL
 
 LIKE = torch.empty(1, 1, 1, 1, 16)
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from stand_ins import Cuda
 from torch import Tensor
 
 from bilevel.bench import timing
 from bilevel.bench.comparison import Step, compare
+from tests.bench.stand_ins import Cuda
 
 
 def test_the_median_of_turns() -> None:

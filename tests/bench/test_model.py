@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +24,7 @@ def small() -> BiFormer:
 @pytest.fixture(autouse=True)
 def _small_models(monkeypatch: pytest.MonkeyPatch) -> None:
     swin = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1000))
-    monkeypatch.setattr(timm, "create_model", lambda name: swin)
+    monkeypatch.setattr("timm.create_model", lambda name: swin)
     for name in ("biformer_small", "biformer_tiny"):
         monkeypatch.setattr(model, name, small)
 

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from stand_ins import H200, SMALL, Cuda
 
 from bilevel.bench import op
 from bilevel.bench.shapes import SHAPES, Inputs, Shape, inputs
 from bilevel.cli import main
+from tests.bench.stand_ins import H200, SMALL, Cuda
 
 
 def test_rows_of_a_cpu(

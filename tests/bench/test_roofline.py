@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from stand_ins import H200
 
 from bilevel.bench import roofline
 from bilevel.bench.shapes import SHAPES
+from tests.bench.stand_ins import H200
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from stand_ins import H200
 
 from bilevel.bench import provenance, results, roofline, runner
 from bilevel.bench.results import Row
 from bilevel.cli import main
 from bilevel.cli.console import CONSOLE
+from tests.bench.stand_ins import H200
 
 HEADER: dict[str, Any] = {
     "commands": {"op": "bilevel bench op --device cuda --rounds 15"},

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from margins import Margins
+    from tests.backend_triton.kernels.margins import Margins
 
 if os.environ.get("TRITON_INTERPRET") == "1":
-    import interpreter  # noqa: F401 # mends it
+    from tests.backend_triton.kernels import interpreter  # noqa: F401 # mends it
 
 
 @pytest.fixture
 def margins(monkeypatch: pytest.MonkeyPatch) -> Margins:
     """Watches all memory that kernels write to."""
-    from margins import Margins
-
     from bilevel_triton import memory
+    from tests.backend_triton.kernels.margins import Margins
 
     watched = Margins()
     monkeypatch.setattr(memory, "empty", watched.empty)

@@ -13,9 +13,9 @@ if "BILEVEL_COMPILE_KERNELS" not in os.environ:
     pytest.skip("kernels are compiled by: nox -s kernels", allow_module_level=True)
 
 import torch
-from aot import SHARED_MEMORY, Compiled, compiled
 
-from frameworks import load_or_skip
+from tests.backend_triton.kernels.aot import SHARED_MEMORY, Compiled, compiled
+from tests.frameworks import load_or_skip
 
 load_or_skip("triton")
 

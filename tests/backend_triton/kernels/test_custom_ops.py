@@ -10,12 +10,12 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("kernels are interpreted by: TRITON_INTERPRET=1 pytest", allow_module_level=True)
 
 import torch
-from interpreter import INTERPRETED
 from torch import Tensor
 
 import bilevel
 from bilevel_triton.custom_ops import attend_routed, attend_routed_backward, route_regions
 from bilevel_triton.tiles import MAX_ROUTES
+from tests.backend_triton.kernels.interpreter import INTERPRETED
 
 
 def leaves(*shape: int) -> list[Tensor]:

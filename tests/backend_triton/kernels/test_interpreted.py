@@ -14,7 +14,7 @@ from bilevel.testing import Case, Property, cases, properties_of
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("kernels are interpreted by: TRITON_INTERPRET=1 pytest", allow_module_level=True)
 
-from interpreter import INTERPRETED
+from tests.backend_triton.kernels.interpreter import INTERPRETED
 
 # What NumPy says of NaN and of infinity, which a GPU says nothing of.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")

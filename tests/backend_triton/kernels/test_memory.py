@@ -15,8 +15,6 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 import torch
 import triton
 import triton.language as tl
-from interpreter import INTERPRETED
-from margins import CANARY, Margins, amid_nan
 from torch import Tensor
 
 from bilevel import bra_vjp
@@ -24,6 +22,8 @@ from bilevel_triton import launch, memory
 from bilevel_triton.call import Call
 from bilevel_triton.custom_ops import attend_routed, attend_routed_backward
 from bilevel_triton.kernels.tokens import first_token
+from tests.backend_triton.kernels.interpreter import INTERPRETED
+from tests.backend_triton.kernels.margins import CANARY, Margins, amid_nan
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
 

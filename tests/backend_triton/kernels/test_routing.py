@@ -14,7 +14,6 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 import torch
 import triton
 import triton.language as tl
-from margins import Margins, amid_nan
 from torch import Tensor
 
 from bilevel import Grid
@@ -24,6 +23,7 @@ from bilevel_triton import routing
 from bilevel_triton.custom_ops import route_regions
 from bilevel_triton.kernels.routing import ranks_of, region_of, score_of
 from bilevel_triton.tiles import MAX_KEY_REGIONS, MAX_ROUTES, score_tile
+from tests.backend_triton.kernels.margins import Margins, amid_nan
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton.runtime.interpreter")
 
