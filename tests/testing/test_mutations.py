@@ -34,7 +34,13 @@ def holds(name: str, broken: Backend, backend: Backend) -> bool:
     """Whether a property does not notice what is broken, on cases that ``backend`` takes."""
 
     # The same examples each time, and none made smaller: the first failure is the answer.
-    @settings(max_examples=150, derandomize=True, database=None, phases=[Phase.generate])
+    @settings(
+        max_examples=150,
+        derandomize=True,
+        database=None,
+        phases=[Phase.generate],
+        report_multiple_bugs=False,
+    )
     @given(data=st.data())
     def run(data: st.DataObject) -> None:
         BY_NAME[name](broken, data.draw(cases(backend), label="case"))
