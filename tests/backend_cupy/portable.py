@@ -33,6 +33,6 @@ SPEC = BackendSpec(
     library="array_api_strict",
     requires="array-api-strict",
     install="python -m pip install array-api-strict",
-    load="portable:STRICT",
+    load="tests.backend_cupy.portable:STRICT",
 )
 """What bilevel has to know of array_api_strict, to take its arrays."""

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from portable import STRICT, bound_to
 
 import bilevel
 from bilevel import Backend, Grid
 from bilevel.testing import Property, cases, properties_of
 from bilevel_cupy.gathered import gather_pullback
+from tests.backend_cupy.portable import STRICT, bound_to
 
 NUMPY = bound_to("numpy")
 

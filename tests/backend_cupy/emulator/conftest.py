@@ -1,3 +1,3 @@
 """Kernels are CUDA C++, which g++ compiles for the CPU."""
 
-from needs_gcc import compiler  # noqa: F401 # a fixture
+from tests.backend_cupy.emulator.needs_gcc import compiler  # noqa: F401 # a fixture

@@ -26,8 +26,9 @@ from math import prod
 from typing import Any, TypeAlias
 
 import array_api_compat.numpy
-import gcc
 import numpy as np
+
+from tests.backend_cupy.emulator import gcc
 
 Array: TypeAlias = np.ndarray[Any, Any]
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from emulator import Emulator, Kernel
+
+from tests.backend_cupy.emulator.emulator import Emulator, Kernel
 
 ORDERS = ("forward", "backward", 0, 1, 2)
 """Orders of blocks, warps and lanes: one each way, and three that are shuffled."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import gcc
 import pytest
 
-from frameworks import skip_or_fail
+from tests.backend_cupy.emulator import gcc
+from tests.frameworks import skip_or_fail
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from emulator import Array, Emulator, LaunchError
-from launching import kernel_of
+
+from tests.backend_cupy.emulator.emulator import Array, Emulator, LaunchError
+from tests.backend_cupy.emulator.launching import kernel_of
 
 ARGUMENTS = """
 struct Pair { long long a, b; };

@@ -5,11 +5,12 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
-import gcc
 import ml_dtypes
 import numpy as np
 import pytest
-from launching import HALVES, ORDERS, launch
+
+from tests.backend_cupy.emulator import gcc
+from tests.backend_cupy.emulator.launching import HALVES, ORDERS, launch
 
 
 @pytest.mark.parametrize(("name", "dtype"), HALVES)

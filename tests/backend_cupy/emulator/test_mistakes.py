@@ -7,14 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gcc
 import numpy as np
 import pytest
-from emulator import LaunchError
-from launching import kernel_of
-from sanitized import environment
 
-from frameworks import VARIABLE, skip_or_fail
+from tests.backend_cupy.emulator import gcc
+from tests.backend_cupy.emulator.emulator import LaunchError
+from tests.backend_cupy.emulator.launching import kernel_of
+from tests.backend_cupy.emulator.sanitized import environment
+from tests.frameworks import VARIABLE, skip_or_fail
 
 MISTAKES = [
     ("if (threadIdx.x < 40) __syncthreads();", "divergence.* 40 __syncthreads, 24 at their end$"),
@@ -111,7 +111,7 @@ def test_a_missing_compiler_fails_where_it_is_required(monkeypatch: pytest.Monke
 
 SANITIZED = """
 import numpy as np
-from emulator import Emulator
+from tests.backend_cupy.emulator.emulator import Emulator
 text = "__global__ void kernel(const char* x, char* y, int at) {{ {body} }}"
 kernel = Emulator().RawModule(code=text, name_expressions=["kernel"]).get_function("kernel")
 x, y = np.zeros((2, 64), np.int8)
@@ -138,7 +138,7 @@ def test_sanitizers_end_the_process(body: str, error: str) -> None:
         body += " commit_copies(); await_copies<0>();"
     done = subprocess.run(
         [sys.executable, "-c", SANITIZED.format(body=body)],
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[3],
         env=environment(),
         capture_output=True,
         text=True,

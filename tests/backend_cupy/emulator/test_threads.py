@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from launching import ORDERS, kernel_of, launch
+
+from tests.backend_cupy.emulator.launching import ORDERS, kernel_of, launch
 
 
 def test_a_grid_covers_its_threads() -> None:

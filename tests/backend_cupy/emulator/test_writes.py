@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import gcc
 import ml_dtypes
 import numpy as np
 import pytest
-from emulator import Emulator, LaunchError
-from launching import kernel_of, launch
+
+from tests.backend_cupy.emulator import gcc
+from tests.backend_cupy.emulator.emulator import Emulator, LaunchError
+from tests.backend_cupy.emulator.launching import kernel_of, launch
 
 COPIES = """
 __global__ void kernel(const float* x, float* early, float* first, float* second) {

@@ -9,12 +9,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import torch
-from emulator import Emulator
 
 from bilevel.exchange import adapted
 from bilevel.protocol import Backend, Exchange, Problem
 from bilevel_cupy.backend import DTYPES, bind
 from bilevel_torch.backend import BACKEND as TORCH
+from tests.backend_cupy.emulator.emulator import Emulator
 
 
 def _taking(library: str, *dtypes: str) -> Callable[[Problem], str | None]:

@@ -13,12 +13,11 @@ import pytest
 if "BILEVEL_COMPILE_KERNELS" not in os.environ:
     pytest.skip("kernels are compiled by: nox -s kernels", allow_module_level=True)
 
-import nvrtc
-
 from bilevel.grid import Grid
 from bilevel_cupy import kernels, passes
 from bilevel_cupy.block_lists import token_tables
 from bilevel_cupy.call import Call
+from tests.backend_cupy.kernels import nvrtc
 
 DTYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
 CHANNELS = [16, 32, 64, 128]

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from emulated import OF_NUMPY, OF_TORCH
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from bilevel import Backend
 from bilevel.testing import Case, Property, cases, properties_of
+from tests.backend_cupy.kernels.emulated import OF_NUMPY, OF_TORCH
 
 THROUGH_BRA = ("agreement", "budget", "gradients", "operator", "pullbacks", "purity")
 """The modules of properties that go through the operator as a whole: those of the primitives have

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from emulator import Emulator, Kernel
-from test_memory import Array, Shape, arrays
 
 from bilevel import Routed
 from bilevel_cupy import fused, gathered
+from tests.backend_cupy.emulator.emulator import Emulator, Kernel
+from tests.backend_cupy.kernels.test_memory import Array, Shape, arrays
 
 SHAPE = Shape((12,), (4,), (12,), (4,), 2)
 

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 import pytest
-from emulator import Emulator
 
 from bilevel import Routed
 from bilevel.grid import Grid
 from bilevel_cupy import fused, gathered
 from bilevel_numpy.pullbacks import bra_vjp
+from tests.backend_cupy.emulator.emulator import Emulator
 
 Array = np.ndarray[Any, Any]
 

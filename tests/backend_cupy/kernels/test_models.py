@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from emulated import OF_NUMPY, OF_TORCH
 
 from bilevel import Backend, models
-from golden.numbers import CONFIGS, images, parameters
+from tests.backend_cupy.kernels.emulated import OF_NUMPY, OF_TORCH
+from tests.golden.numbers import CONFIGS, images, parameters
 
 
 @pytest.mark.parametrize("size", [(56, 56), (72, 40)])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from nvrtc import SHARED_MEMORY, Compiled, compiled
+
+from tests.backend_cupy.kernels.nvrtc import SHARED_MEMORY, Compiled, compiled
 
 TEXT = """
 #include <cuda_fp16.h>

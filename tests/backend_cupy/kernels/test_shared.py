@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import gcc
 import ml_dtypes
 import numpy as np
 import pytest
-from emulator import Emulator, LaunchError
-from test_memory import Shape, arrays, assert_right, run
 
 from bilevel_cupy.launch import TiledKernel
+from tests.backend_cupy.emulator import gcc
+from tests.backend_cupy.emulator.emulator import Emulator, LaunchError
+from tests.backend_cupy.kernels.test_memory import Shape, arrays, assert_right, run
 
 KERNELS = {
     "forward": (False, False),
