@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -102,6 +101,8 @@ def training(build: Callable[[], BiFormer], batch: int, rounds: int, device: str
 
 
 def _models(build: Callable[[], BiFormer], device: str) -> dict[str, nn.Module]:
+    import timm  # takes seconds
+
     ours = build()
     models = {"bilevel": ours, "gather": gather_formulation(ours), "swin": timm.create_model(SWIN)}
     if device == "cpu":

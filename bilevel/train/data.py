@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.datasets import ImageFolder
@@ -144,6 +142,9 @@ class _Viewed(Dataset[tuple[Tensor, int]]):
 
 def _digits(size: int) -> Data:
     """1797 handwritten digits of 8 x 8 pixels and 17 grey levels, a fifth held out."""
+    from sklearn.datasets import load_digits  # sklearn takes a second
+    from sklearn.model_selection import train_test_split
+
     images, labels = load_digits(return_X_y=True)
     images = (images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     a, b, a_labels, b_labels = train_test_split(
@@ -184,6 +185,8 @@ def _folder(path: Path, size: int) -> Data:
             )
         return Data(train.classes, 3, train, test)
     train, test = _image_folder(root, train_view), _image_folder(root, test_view)
+    from sklearn.model_selection import train_test_split
+
     try:
         a, b = train_test_split(
             range(len(train)), test_size=HELD_OUT, stratify=train.targets, random_state=0

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from timm.optim import param_groups_weight_decay
 from torch import nn
 
 from bilevel.train.config import TrainConfig
@@ -30,6 +29,8 @@ class State(NamedTuple):
 
 def initial_state(model: nn.Module, config: TrainConfig, steps_per_epoch: int) -> State:
     """A state before the first step."""
+    from timm.optim import param_groups_weight_decay  # timm takes seconds
+
     groups = param_groups_weight_decay(model, config.weight_decay)
     return State(
         task=task_of(config),

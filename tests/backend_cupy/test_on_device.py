@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import bilevel
-from bilevel import BackendRefused, BackendUnavailable, registry
+from bilevel import Backend, BackendRefused, BackendUnavailable, registry
 from bilevel.protocol import Exchange, Problem, Stream
 from bilevel_cupy.backend import bind
 from bilevel_cupy.exchange import exchange
@@ -52,11 +52,12 @@ def fake_cupy(count: Callable[[], int], *capabilities: str) -> ModuleType:
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Nothing of CuPy, nor of its backend, is imported yet; nor is it after the test."""
-    monkeypatch.setattr(registry, "_LOADED", {})
+    registry.forget()
     for name in ("bilevel_cupy.on_device", "cupy"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     yield monkeypatch
     sys.modules.pop("bilevel_cupy.on_device", None)
+    registry.forget()
 
 
 def no_driver() -> int:
@@ -122,9 +123,9 @@ def test_what_it_takes(dtype: str) -> None:
     assert backend.refuses(CUDA._replace(device="cpu")) is not None
 
 
-def test_arrays_elsewhere_are_told_how_to_move(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arrays_elsewhere_are_told_how_to_move(stand_in: Callable[[str, Backend], None]) -> None:
     nothing = Exchange(take=lambda x: x, give=lambda x: x)
-    monkeypatch.setitem(registry._LOADED, "cupy", bind(np, nothing))
+    stand_in("cupy", bind(np, nothing))
     x = np.ones((1, 4, 4, 1, 2), np.float32)
     with pytest.raises(BackendRefused, match=r"on CUDA, got .* on cpu; move them: cupy.asarray\(x"):
         bilevel.bra(x, x, x, regions=2, backend="cupy")

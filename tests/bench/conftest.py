@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bilevel.bench import flex
 from tests.bench.stand_ins import Cuda, by_mask
 
 
@@ -13,7 +12,7 @@ from tests.bench.stand_ins import Cuda, by_mask
 def _uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled functions run as they are, FlexAttention by its mask."""
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
-    monkeypatch.setattr(flex, "flex_attention", by_mask)
+    monkeypatch.setattr("bilevel.bench.flex.flex_attention", by_mask)
 
 
 @pytest.fixture

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import drawings
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+
+from docs import drawings
 
 BLOCK = 20
 """Pixels on each side of the blocks that are compared: small beside a region."""

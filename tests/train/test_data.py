@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from bilevel import InputError
 from bilevel.train import data
@@ -32,6 +31,8 @@ def test_digits_hold_out_a_fifth_and_share_no_image() -> None:
 
 
 def test_a_digit_read_from_a_file_is_the_digit_of_the_set(tmp_path: Path) -> None:
+    from sklearn.datasets import load_digits
+
     image = (load_digits().images[0] * (255 / 16)).astype(np.uint8)
     Image.fromarray(image).resize((64, 64), Image.Resampling.NEAREST).save(tmp_path / "digit.png")
     read = data.reader(DIGITS)(tmp_path / "digit.png")
