@@ -64,6 +64,13 @@ def test_each_tool_knows_every_package() -> None:
     assert sorted(tool["importlinter"]["root_packages"]) == packages
 
 
+def test_commits_are_checked_by_the_ruff_of_the_extra_dev() -> None:
+    hooks = yaml.safe_load(read(".pre-commit-config.yaml"))["repos"][0]["hooks"]
+    used = {line for hook in hooks for line in hook["additional_dependencies"] if "ruff" in line}
+    of_dev = PYPROJECT["project"]["optional-dependencies"]["dev"]
+    assert used == {line for line in of_dev if line.startswith("ruff")}
+
+
 @pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md"])
 def test_links_to_files_lead_somewhere(page: str) -> None:
     links = re.findall(r"\]\(([^)#\s]+)", read(page))
