@@ -1,47 +1,48 @@
 """BRA with its projections, as functions written once for every array library.
 
-Each takes ``p``, which has the callables ``qkv``, ``lce`` (None: no local context enhancement) and
-``proj`` on ``(N, *spatial, C)`` arrays, and the values ``num_heads``, ``topk``, ``regions`` (one
-int per spatial axis), ``scale`` and ``backend``: the torch module of :mod:`bilevel.nn`, or the
-layers that :mod:`bilevel.models.layers` builds from a dict of arrays.
+Each takes ``p``, which has the callables ``qkv`` and ``proj`` on ``(N, *spatial, C)`` arrays and
+``lce`` on ``(N, C, *spatial)`` (None: no local context enhancement), and the values ``num_heads``,
+``topk``, ``regions`` (one int per spatial axis), ``scale`` and ``backend``: the torch layer of
+:mod:`bilevel.nn`, or the layers of arrays of :mod:`bilevel.models.array_layers`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import prod
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
-from bilevel.grid import fit_regions
-from bilevel.ops import bra
-from bilevel.protocol import Array
+from bilevel.axes import convolved, reshaped
+from bilevel.grid import Grid, fit_regions
+from bilevel.ops import bra, route, summarize
+from bilevel.protocol import Array, Routes
 
-Padding: TypeAlias = Literal["masked", "official"]
 
-
-def routed_attention(p: Any, x: Array) -> Array:
+def routed_attention(p: Any, x: Array, return_routes: bool = False) -> Array:
     """Bi-Level Routing Attention with local context enhancement (section 3.2, equation 8).
 
-    ``x`` is ``(N, *spatial, C)``, and so is the result. Where an axis has fewer tokens than
-    regions, its tokens are the regions; topk is at most the number of regions.
+    ``x`` is ``(N, *spatial, C)``, and so is the result; with ``return_routes`` it is a pair of the
+    result and its :class:`~bilevel.protocol.Routes`. Where an axis has fewer tokens than regions,
+    its tokens are the regions, and topk is lowered to the number of regions.
     """
     regions = fit_regions(x.shape[1:-1], p.regions)
     q, k, v = split_heads(p.qkv(x), p.num_heads)
-    out = bra(
-        q, k, v, topk=min(p.topk, prod(regions)), regions=regions, scale=p.scale, backend=p.backend
-    )
-    out = reshaped(out, x.shape)
-    return p.proj(out if p.lce is None else out + p.lce(reshaped(v, x.shape)))
+    topk = min(p.topk, prod(regions))
+    how = {"regions": regions, "scale": p.scale, "backend": p.backend}
+    out, routes = bra(q, k, v, topk=topk, return_routes=True, **how)
+    out = projected(p, reshaped(out, x.shape), reshaped(v, x.shape))
+    return (out, routes) if return_routes else out
 
 
-def routed_attention_legacy_padded(p: Any, x: Array) -> Array:
-    """The official legacy code: zeros are added to the input, up to a multiple of the regions.
+def routes_of(p: Any, x: Array) -> Routes:
+    """The first half of :func:`routed_attention`: where each region attends to (equations 3 to 5).
 
-    ``x`` is ``(N, H, W, C)``; ``p.pad(x, (height, width))`` adds the zeros.
+    ``x`` is ``(N, *spatial, C)``. Of ``p`` this takes ``qkv``, ``num_heads``, ``topk``,
+    ``regions`` and ``backend``.
     """
-    h, w = x.shape[1:3]
-    padded = p.pad(x, tuple(-(-n // s) * s for n, s in zip((h, w), p.regions, strict=True)))
-    return routed_attention(p, padded)[:, :h, :w, :]
+    grid = Grid(tuple(x.shape[1:-1]), fit_regions(x.shape[1:-1], p.regions))
+    q, k, _ = split_heads(p.qkv(x), p.num_heads)
+    q_mean, k_mean = (summarize(y, grid, backend=p.backend) for y in (q, k))
+    return route(q_mean, k_mean, min(p.topk, grid.num_regions), backend=p.backend)
 
 
 def split_heads(qkv: Array, num_heads: int) -> tuple[Array, Array, Array]:
@@ -59,8 +60,7 @@ def split_heads(qkv: Array, num_heads: int) -> tuple[Array, Array, Array]:
     return q, k, v
 
 
-def reshaped(x: Array, shape: Sequence[int]) -> Array:
-    """``x.reshape(shape)``, of which the array API standard has the function alone."""
-    if hasattr(x, "reshape"):
-        return x.reshape(shape)
-    return x.__array_namespace__().reshape(x, shape)
+def projected(p: Any, out: Array, values: Array) -> Array:
+    """The last step: attention ``out``, with LCE of ``values`` added where ``p`` has it, through
+    ``proj``. All are ``(N, *spatial, C)``."""
+    return p.proj(out if p.lce is None else out + convolved(p.lce, values))

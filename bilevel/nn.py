@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import get_args
+from collections.abc import Sequence
+from typing import Any, Literal, get_args, overload
 
+from bilevel.arguments import choice, count, per_axis
 from bilevel.array_arguments import scale_or_default
-from bilevel.attention import Padding, routed_attention, routed_attention_legacy_padded
-from bilevel.errors import BackendUnavailable, ShapeError
-from bilevel.protocol import Backend
+from bilevel.axes import channels_first, channels_last
+from bilevel.errors import ArgumentError, BackendUnavailable, ShapeError
+from bilevel.official_padding import ROUTED_ATTENTION, Padding, Variant
+from bilevel.protocol import Backend, Routes
 
 try:
+    import torch
     import torch.nn.functional as F  # noqa: N812
     from torch import Tensor, nn
 except ModuleNotFoundError as error:
@@ -20,26 +23,8 @@ except ModuleNotFoundError as error:
 
 __all__ = ["BiLevelRoutingAttention"]
 
-
-class Conv1d(nn.Conv1d):
-    """A convolution on ``(N, L, C)``, by a view."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.movedim(-1, 1)).movedim(1, -1)
-
-
-class Conv2d(nn.Conv2d):
-    """A convolution on ``(N, H, W, C)``, by a view that torch knows as channels last."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.movedim(-1, 1)).movedim(1, -1)
-
-
-class Conv3d(nn.Conv3d):
-    """A convolution on ``(N, D, H, W, C)``, by a view that torch knows as channels last."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.movedim(-1, 1)).movedim(1, -1)
+CONV = nn.Conv1d, nn.Conv2d, nn.Conv3d
+"""The convolution for one, two and three spatial axes."""
 
 
 class BiLevelRoutingAttention(nn.Module):
@@ -74,14 +59,20 @@ class BiLevelRoutingAttention(nn.Module):
     padding
         ``"masked"``: regions differ by one token at most, and padding takes part in nothing.
         ``"official"``: in 2-D, zeros are added up to a multiple of the regions and attended to, as
-        the official code does; for parity with its weights alone.
+        an official implementation does; for parity with its weights alone.
+    variant
+        The official implementation that ``padding="official"`` follows, ``"legacy"`` or
+        ``"nchw"``; see :mod:`bilevel.official_padding`.
     backend
-        Who computes the attention; see :func:`bilevel.bra`.
+        What computes the attention; see :func:`bilevel.bra`.
+    device, dtype
+        Of the parameters, as for torch's layers.
 
     Raises
     ------
-    ShapeError
-        If an argument has no meaning; from ``forward``, if the input has other axes or channels.
+    ArgumentError
+        If an argument has no meaning. From ``forward``, ShapeError if the input has other axes or
+        channels.
 
     Examples
     --------
@@ -103,28 +94,44 @@ class BiLevelRoutingAttention(nn.Module):
         channels_first: bool = False,
         spatial_dims: int = 2,
         padding: Padding = "masked",
+        variant: Variant = "legacy",
         backend: str | Backend | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         _check_dims(dim, num_heads, spatial_dims)
-        _check_attention(topk, lce_kernel, padding, spatial_dims)
+        _check_attention(topk, lce_kernel)
+        _check_padding(padding, variant, spatial_dims)
         self.dim, self.num_heads, self.topk = dim, num_heads, topk
-        self.regions = _regions_per_axis(regions, spatial_dims)
+        self.regions = per_axis("regions", regions, spatial_dims)
         self.scale = scale_or_default(scale, dim // num_heads)
         self.channels_first = channels_first
-        self.padding = padding
+        self.padding, self.variant = padding, variant
         self.backend = backend
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.lce = _depthwise(dim, lce_kernel, spatial_dims) if lce_kernel else None
-        self.proj = nn.Linear(dim, dim)
+        where: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **where)
+        self.lce = None
+        if lce_kernel:
+            conv = CONV[spatial_dims - 1]
+            self.lce = conv(dim, dim, lce_kernel, padding=lce_kernel // 2, groups=dim, **where)
+        self.proj = nn.Linear(dim, dim, **where)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, *spatial, C)``, or ``(N, C, *spatial)`` where channels come first, to the same."""
+    @overload
+    def forward(self, x: Tensor, return_routes: Literal[False] = False) -> Tensor: ...
+    @overload
+    def forward(self, x: Tensor, return_routes: Literal[True]) -> tuple[Tensor, Routes]: ...
+    def forward(self, x: Tensor, return_routes: bool = False) -> Any:
+        """``(N, *spatial, C)``, or ``(N, C, *spatial)`` where channels come first, to the same.
+
+        With ``return_routes``, a pair of that and the :class:`~bilevel.protocol.Routes`.
+        """
         self._check(x)
-        attention = ATTENTION[self.padding]
-        if self.channels_first:
-            return attention(self, x.movedim(1, -1)).movedim(-1, 1)
-        return attention(self, x)
+        attention = ROUTED_ATTENTION[self.padding, self.variant]
+        tokens = channels_last(x) if self.channels_first else x
+        out, routes = attention(self, tokens, return_routes=True)
+        out = channels_first(out) if self.channels_first else out
+        return (out, routes) if return_routes else out
 
     def pad(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """Zeros after the last row and column of ``(N, H, W, C)``, up to a height and width."""
@@ -135,7 +142,7 @@ class BiLevelRoutingAttention(nn.Module):
         order = "(N, C, *spatial)" if self.channels_first else "(N, *spatial, C)"
         return (
             f"{order}, num_heads={self.num_heads}, regions={self.regions}, topk={self.topk}, "
-            f"scale={self.scale:.4g}, padding={self.padding!r}"
+            f"scale={self.scale:.4g}, padding={self.padding!r}, variant={self.variant!r}"
         )
 
     def _check(self, x: Tensor) -> None:
@@ -151,51 +158,28 @@ class BiLevelRoutingAttention(nn.Module):
         )
 
 
-ATTENTION = {"masked": routed_attention, "official": routed_attention_legacy_padded}
-"""The attention for each padding."""
-
-
-def _depthwise(dim: int, kernel: int, spatial_dims: int) -> nn.Module:
-    conv = (Conv1d, Conv2d, Conv3d)[spatial_dims - 1]
-    return conv(dim, dim, kernel, padding=kernel // 2, groups=dim)
-
-
-def _regions_per_axis(regions: int | Sequence[int], spatial_dims: int) -> tuple[int, ...]:
-    counts = tuple(regions) if isinstance(regions, Iterable) else (regions,) * spatial_dims
-    if len(counts) != spatial_dims or not all(map(_is_count, counts)):
-        raise ShapeError(
-            f"expected regions to be one positive int, or one for each of {spatial_dims} spatial "
-            f"axes, got {regions!r}"
-        )
-    return counts
-
-
 def _check_dims(dim: int, num_heads: int, spatial_dims: int) -> None:
-    if not (_is_count(dim) and _is_count(num_heads)) or dim % num_heads:
+    count("dim", dim, error=ShapeError)
+    if dim % count("num_heads", num_heads, error=ShapeError):
         raise ShapeError(
-            "expected dim to be a positive int and num_heads to be one that divides it, got "
-            f"dim {dim!r} and num_heads {num_heads!r}"
+            f"expected num_heads to divide dim, got dim {dim} and num_heads {num_heads}"
         )
-    if not _is_count(spatial_dims) or spatial_dims > 3:
-        raise ShapeError(f"expected spatial_dims to be 1, 2 or 3, got {spatial_dims!r}")
+    count("spatial_dims", spatial_dims, most=len(CONV), error=ShapeError)
 
 
-def _check_attention(topk: int, lce_kernel: int, padding: Padding, spatial_dims: int) -> None:
-    if not _is_count(topk):
-        raise ShapeError(f"expected topk to be a positive int, got {topk!r}")
-    if lce_kernel != 0 and not (_is_count(lce_kernel) and lce_kernel % 2):
+def _check_attention(topk: int, lce_kernel: int) -> None:
+    count("topk", topk, error=ShapeError)
+    if count("lce_kernel", lce_kernel, least=0, error=ShapeError) and lce_kernel % 2 == 0:
         raise ShapeError(
-            "expected lce_kernel to be an odd positive int, or 0 for no convolution, got "
-            f"{lce_kernel!r}"
+            f"expected lce_kernel to be odd, or 0 for no convolution, got {lce_kernel}"
         )
-    if padding not in get_args(Padding):
-        raise ShapeError(f"expected padding to be one of {get_args(Padding)}, got {padding!r}")
+
+
+def _check_padding(padding: Padding, variant: Variant, spatial_dims: int) -> None:
+    choice("padding", padding, get_args(Padding))
+    choice("variant", variant, get_args(Variant))
     if padding == "official" and spatial_dims != 2:
-        raise ShapeError(
+        raise ArgumentError(
             "expected padding='masked' but for 2 spatial axes, which alone the official code has, "
             f"got 'official' for {spatial_dims}"
         )
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

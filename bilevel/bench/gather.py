@@ -63,8 +63,7 @@ class GatherAttention(nn.Module):
         self.regions = like.regions[0]
         self.qkv, self.proj = like.qkv, like.proj
         assert like.lce is not None
-        self.lce = nn.Conv2d(like.dim, like.dim, 5, padding=2, groups=like.dim)
-        self.lce.load_state_dict(like.lce.state_dict())
+        self.lce = like.lce
 
     def forward(self, x: Tensor) -> Tensor:
         c = x.shape[-1]

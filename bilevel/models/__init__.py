@@ -9,10 +9,11 @@ from importlib import import_module
 from typing import Any
 
 from bilevel.errors import BackendUnavailable
-from bilevel.models.apply import apply
+from bilevel.models.apply import apply, bind
 from bilevel.models.config import PUBLISHED, BiFormerConfig
-from bilevel.models.parameters import parameter_shapes
-from bilevel.models.weights import from_official, to_official
+from bilevel.models.official import from_official, to_official
+from bilevel.models.routing import routes
+from bilevel.models.tree import parameter_shapes
 
 __all__ = [
     "PUBLISHED",
@@ -24,13 +25,15 @@ __all__ = [
     "biformer_stl",
     "biformer_stl_nchw",
     "biformer_tiny",
+    "bind",
     "from_official",
     "load_official",
     "parameter_shapes",
+    "routes",
     "to_official",
 ]
 
-_NEEDS_TORCH = {"BiFormer": "module", "load_official": "checkpoints"} | dict.fromkeys(
+_NEEDS_TORCH = {"BiFormer": "model", "load_official": "checkpoints"} | dict.fromkeys(
     PUBLISHED, "published"
 )
 

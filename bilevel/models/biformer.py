@@ -1,9 +1,9 @@
 """The architecture of BiFormer (CVPR 2023), written once for every array library.
 
-Each function takes ``p``, anything whose attributes are callables on ``(N, H, W, C)`` arrays: a
-torch module, or the layers that :mod:`bilevel.models.layers` builds from a dict of arrays.
-Convolutions pad by half their kernel, so that they keep the size of the map, but for the ones
-that lower it.
+Each function takes ``p``, anything whose attributes are callables on arrays: a torch module, or
+the layers of arrays of :mod:`bilevel.models.array_layers`. Images, features and what stages give
+each other are ``(N, C, H, W)``, as convolutions and batch normalisation take them; within a stage,
+tokens are ``(N, H, W, C)``. See :mod:`bilevel.axes`.
 """
 
 from __future__ import annotations
@@ -11,33 +11,41 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from bilevel.attention import (
-    reshaped,
-    routed_attention,
-    routed_attention_legacy_padded,
-    split_heads,
-)
-from bilevel.grid import Grid
-from bilevel.ops import bra, route, summarize
-from bilevel.protocol import Array
+from bilevel.attention import projected, split_heads
+from bilevel.axes import channels_first, channels_last, convolved, reshaped
+from bilevel.errors import ShapeError
+from bilevel.ops import bra
+from bilevel.protocol import Array, Routes
+
+
+def check_images(images: Array, channels: int | None = None) -> None:
+    """Raise ShapeError unless images are ``(N, C, H, W)``, of so many channels if given."""
+    shape = tuple(images.shape)
+    if len(shape) != 4 or channels not in (None, shape[1]):
+        raise ShapeError(f"expected images (N, {channels or 'C'}, H, W), got {shape}")
+
+
+def logits(p: Any, images: Array) -> Array:
+    """Logits ``(N, classes)`` of images ``(N, C, H, W)``."""
+    return p.head(pool(features(p, images)))
+
+
+def features(p: Any, images: Array) -> Array:
+    """Normalised output of the last stage, ``(N, C, H, W)``."""
+    *_, last = stages(p, images)
+    return p.norm(last)
 
 
 def stages(p: Any, x: Array) -> Iterator[Array]:
     """The output of each stage, before the final normalisation (section 4, figure 3a)."""
-    for downsample, stage in zip(p.downsamples, p.stages, strict=True):
-        x = stage(downsample(x))
+    for downsample, each in zip(p.downsamples, p.stages, strict=True):
+        x = each(downsample(x))
         yield x
 
 
-def features(p: Any, x: Array) -> Array:
-    """Normalised output of the last stage, from images ``(N, H, W, C)``."""
-    *_, last = stages(p, x)
-    return p.norm(last)
-
-
 def pool(x: Array) -> Array:
-    """Global mean of features ``(N, H, W, C)``, for the head."""
-    return x.mean((1, 2))
+    """Mean of features ``(N, C, H, W)`` over their places, for the head."""
+    return x.mean((2, 3)) if hasattr(x, "mean") else x.__array_namespace__().mean(x, axis=(2, 3))
 
 
 def overlapping_stem(p: Any, x: Array) -> Array:
@@ -56,15 +64,16 @@ def norm_conv(p: Any, x: Array) -> Array:
 
 
 def stage(blocks: Iterable[Any], x: Array) -> Array:
-    """Blocks, one after the other."""
+    """Blocks, one after the other, on tokens; ``(N, C, H, W)`` before and after."""
+    x = channels_last(x)
     for each in blocks:
         x = each(x)
-    return x
+    return channels_first(x)
 
 
 def block(p: Any, x: Array) -> Array:
     """Position, attention, MLP, each added to its input (figure 3b)."""
-    x = x + p.position(x)
+    x = x + convolved(p.position, x)
     return attention_mlp(p, x)
 
 
@@ -83,41 +92,39 @@ def mlp(p: Any, x: Array) -> Array:
     return p.fc2(p.act(p.fc1(x)))
 
 
-def full_attention(p: Any, x: Array) -> Array:
+def full_attention(p: Any, x: Array, return_routes: bool = False) -> Array:
     """Every token attends to every token, BRA with a single region; LCE on the input, or on the
-    values where p says so."""
+    values where p says so. With ``return_routes``, a pair of the result and None."""
     q, k, v = split_heads(p.qkv(x), p.num_heads)
     out = bra(q, k, v, topk=1, regions=1, scale=p.scale, backend=p.backend)
-    local = reshaped(v, x.shape) if p.lce_on_values else x
-    return p.proj(reshaped(out, x.shape) + p.lce(local))
+    out = projected(p, reshaped(out, x.shape), reshaped(v, x.shape) if p.lce_on_values else x)
+    return (out, None) if return_routes else out
 
 
-def routed_attention_nchw_padded(p: Any, x: Array) -> Array:
-    """The official nchw code: zeros are added to q, k and v, which region means leave out.
-
-    A region has ``n // regions`` tokens on an axis, so there may be more regions than asked for.
-    """
-    h, w = x.shape[1:3]
-    qkv = p.qkv(x)
-    sizes = tuple(max(1, n // s) for n, s in zip((h, w), p.regions, strict=True))
-    regions = tuple(-(-n // size) for n, size in zip((h, w), sizes, strict=True))
-    grid = Grid(tuple(r * size for r, size in zip(regions, sizes, strict=True)), regions)
-    q, k, v = split_heads(p.pad(qkv, grid.spatial), p.num_heads)
-    q_mean, k_mean = (summarize(y, grid, backend=p.backend) for y in (q, k))
-    by_axis = reshaped(k_mean, (-1, *regions, x.shape[-1]))
-    by_axis[:, -1, ...] *= sizes[0] / (h - (regions[0] - 1) * sizes[0])
-    by_axis[:, :, -1, :] *= sizes[1] / (w - (regions[1] - 1) * sizes[1])
-    k_mean = reshaped(by_axis, k_mean.shape)
-    routes = route(q_mean, k_mean, min(p.topk, grid.num_regions), backend=p.backend)
-    out = bra(q, k, v, routes=routes.index, regions=regions, scale=p.scale, backend=p.backend)
-    out = reshaped(out[:, :h, :w, ...], x.shape)
-    return p.proj(out + p.lce(qkv[..., -x.shape[-1] :]))
+def routes(p: Any, images: Array) -> list[list[Routes | None]]:
+    """The routes of each block of each stage; None where attention is full."""
+    found = []
+    x = images
+    for downsample, each in zip(p.downsamples, p.stages, strict=True):
+        blocks = [_Watched(block) for block in each]
+        x = stage(blocks, downsample(x))
+        found.append([block.routes for block in blocks])
+    return found
 
 
-ROUTED_ATTENTION = {
-    ("masked", "legacy"): routed_attention,
-    ("masked", "nchw"): routed_attention,
-    ("official", "legacy"): routed_attention_legacy_padded,
-    ("official", "nchw"): routed_attention_nchw_padded,
-}
-"""The routed attention for each ``(padding, variant)`` of a config."""
+class _Watched:
+    """A block that keeps the routes of its attention; all else is that of the block."""
+
+    def __init__(self, block: Any) -> None:
+        self.block = block
+        self.routes: Routes | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.block, name)
+
+    def attention(self, x: Array) -> Array:
+        out, self.routes = self.block.attention(x, return_routes=True)
+        return out
+
+    def __call__(self, x: Array) -> Array:
+        return self.block.function(self, x)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from numbers import Real
-from operator import index as as_index
 from typing import Any, Literal, TypeAlias, get_args
 
-from bilevel.attention import Padding
-from bilevel.errors import InputError, ShapeError
+from bilevel.arguments import choice, count, number
+from bilevel.errors import ArgumentError, InputError, ShapeError
+from bilevel.official_padding import Padding, Variant
 
 Layout: TypeAlias = Literal["biformer", "stl"]
-Variant: TypeAlias = Literal["legacy", "nchw"]
 
 FULL_ATTENTION_HEADS = 8
 """Heads of full attention, whatever the width (official code; the paper does not say)."""
@@ -25,8 +23,9 @@ class BiFormerConfig:
     Raises
     ------
     ShapeError
-        If the tuples differ in length, or widths and heads do not divide.
-    InputError
+        If the tuples differ in length or hold other than positive integers, or if widths and heads
+        do not divide.
+    ArgumentError
         If another field has no meaning.
     """
 
@@ -66,22 +65,15 @@ class BiFormerConfig:
     rises linearly from 0 at the first block."""
 
     def __post_init__(self) -> None:
-        for name, kind in (("layout", Layout), ("variant", Variant), ("padding", Padding)):
-            if getattr(self, name) not in get_args(kind):
-                raise InputError(
-                    f"expected {name} to be one of {get_args(kind)}, got {getattr(self, name)!r}"
-                )
-        for name, low in _LEAST.items():
-            value = _integer(getattr(self, name))
-            if value is None or value < low:
-                raise InputError(
-                    f"expected {name} to be an int of at least {low}, got {getattr(self, name)!r}"
-                )
-            object.__setattr__(self, name, value)
-        rate: object = self.drop_path
-        if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 <= float(rate) < 1:
-            raise InputError(f"expected drop_path from 0 to below 1, got {rate!r}")
-        object.__setattr__(self, "drop_path", float(rate))
+        choice("layout", self.layout, get_args(Layout))
+        choice("variant", self.variant, get_args(Variant))
+        choice("padding", self.padding, get_args(Padding))
+        for name, least in _LEAST.items():
+            object.__setattr__(self, name, count(name, getattr(self, name), least))
+        rate = number("drop_path", self.drop_path, 0, 1)
+        if rate == 1:
+            raise ArgumentError(f"expected drop_path below 1, got {self.drop_path!r}")
+        object.__setattr__(self, "drop_path", rate)
         for name in _PER_STAGE:
             object.__setattr__(self, name, _per_stage(name, getattr(self, name)))
         self._check_stages()
@@ -91,11 +83,6 @@ class BiFormerConfig:
             raise ShapeError(
                 "expected depths, embed_dims and topk to have one entry per stage, "
                 f"got {self.depths}, {self.embed_dims} and {self.topk}"
-            )
-        if min(*self.depths, *self.embed_dims, *(k for k in self.topk if k is not None), 1) < 1:
-            raise ShapeError(
-                "expected depths, embed_dims and topk of at least 1 (topk None for full "
-                f"attention), got {self.depths}, {self.embed_dims} and {self.topk}"
             )
         for dim, topk in zip(self.embed_dims, self.topk, strict=True):
             unit = FULL_ATTENTION_HEADS if topk is None else self.head_dim
@@ -121,8 +108,8 @@ class BiFormerConfig:
         ------
         InputError
             If a field is missing or unknown, so that no default of today stands for a value of
-            then; and as the constructor does.
-        ShapeError
+            then.
+        ArgumentError
             As the constructor does.
         """
         if not isinstance(values, Mapping):
@@ -147,22 +134,16 @@ class BiFormerConfig:
         return (self.drop_path * i / last for i in range(sum(self.depths)))
 
 
-def _integer(value: object) -> int | None:
-    """An integer of any library as an int; None for anything else, True and False included."""
-    try:
-        return None if isinstance(value, bool) else as_index(value)  # type: ignore[arg-type]
-    except TypeError:
-        return None
-
-
 def _per_stage(name: str, values: Any) -> tuple[int | None, ...]:
-    """A list or tuple of integers as a tuple of int; ``topk`` may hold None."""
-    if isinstance(values, (list, tuple)):
-        entries = tuple(_integer(value) for value in values)
-        is_none = [value is None and name == "topk" for value in values]
-        if all(new is not None or none for new, none in zip(entries, is_none, strict=True)):
-            return entries
-    raise InputError(f"expected {name} to be a tuple of int, one per stage, got {values!r}")
+    """A list or tuple of positive integers as a tuple of int; ``topk`` may hold None."""
+    if not isinstance(values, (list, tuple)):
+        raise ArgumentError(
+            f"expected {name} to be a tuple of integers, one per stage, got {values!r}"
+        )
+    return tuple(
+        None if value is None and name == "topk" else count(f"{name}[{i}]", value, error=ShapeError)
+        for i, value in enumerate(values)
+    )
 
 
 _PER_STAGE = ("depths", "embed_dims", "topk")

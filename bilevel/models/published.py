@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from bilevel.attention import Padding
 from bilevel.models.config import PUBLISHED
-from bilevel.models.module import BiFormer
+from bilevel.models.model import BiFormer
+from bilevel.official_padding import Padding
 from bilevel.protocol import Backend
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bilevel.errors import InputError
 from bilevel.files import replacing
-from bilevel.models.parameters import check_parameters
+from bilevel.models.tree import check_parameters
 from bilevel.train.step import State
 
 MODEL, OPTIMIZER = "model.", "optimizer."

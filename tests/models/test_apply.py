@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bilevel import ArrayError, Backend, models
-from bilevel.models import layers
+from bilevel.models import array_layers
 from golden.numbers import CONFIGS, images, parameters
 
 
@@ -33,8 +33,8 @@ def test_the_standard_is_all_that_it_takes(
     x = images(2, 3, *size)
     want = models.apply(config, params, x, batch_stats=batch_stats)
     there = {key: array_api_strict.asarray(value) for key, value in params.items()}
-    model = layers.build(array_api_strict, config, there, strict, batch_stats)
-    got = model(array_api_strict.asarray(np.moveaxis(x, 1, -1)))
+    model = array_layers.build(array_api_strict, config, there, strict, batch_stats)
+    got = model(array_api_strict.asarray(x))
     assert isinstance(got, array_api_strict._array_object.Array)
     np.testing.assert_allclose(np.asarray(got), want, rtol=0, atol=1e-12 * np.abs(want).max())
 
@@ -42,6 +42,6 @@ def test_the_standard_is_all_that_it_takes(
 def test_parameters_are_of_the_library_of_the_images(torch: ModuleType) -> None:
     config, params = CONFIGS["micro"], parameters("micro")
     mixed: dict[str, Any] = {**params, "head.bias": torch.from_numpy(params["head.bias"])}
-    message = "expected head.bias to be a numpy array, as the images are, got torch; convert"
+    message = "expected head.bias to be a numpy array, as the parameters before it are, got torch;"
     with pytest.raises(ArrayError, match=message):
         models.apply(config, mixed, images(1, 3, 32, 32))

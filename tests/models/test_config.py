@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bilevel import BilevelError, InputError
+from bilevel import ArgumentError, BilevelError
 from bilevel.models import PUBLISHED, BiFormerConfig
 
 
@@ -79,16 +79,16 @@ SAVED = BiFormerConfig().to_dict()
         ),
         (
             {**SAVED, "depths": "2282"},
-            "expected depths to be a tuple of int",
+            "expected depths to be a tuple of integers, one per stage, got '2282'",
         ),
-        ({**SAVED, "depths": [2, 2, None, 2]}, "expected depths to be a tuple of int"),
-        ({**SAVED, "topk": [1.5, 4, 16, None]}, "expected topk to be a tuple of int"),
-        ({**SAVED, "topk": [True, 4, 16, None]}, "expected topk to be a tuple of int"),
+        ({**SAVED, "depths": [2, 2, None, 2]}, "expected depths[2] to be an integer of at least 1"),
+        ({**SAVED, "topk": [1.5, 4, 16, None]}, "expected topk[0] to be an integer of at least 1"),
+        ({**SAVED, "topk": [True, 4, 16, None]}, "expected topk[0] to be an integer of at least 1"),
         ({**SAVED, "topk": [1, 4, 16]}, "to have one entry per stage"),
-        ({**SAVED, "regions": True}, "expected regions to be an int of at least 1, got True"),
-        ({**SAVED, "regions": 7.0}, "expected regions to be an int of at least 1, got 7.0"),
-        ({**SAVED, "drop_path": "0.1"}, "expected drop_path from 0 to below 1, got '0.1'"),
-        ({**SAVED, "drop_path": float("nan")}, "expected drop_path from 0 to below 1, got nan"),
+        ({**SAVED, "regions": True}, "expected regions to be an integer of at least 1, got True"),
+        ({**SAVED, "regions": 7.0}, "expected regions to be an integer of at least 1, got 7.0"),
+        ({**SAVED, "drop_path": "0.1"}, "expected drop_path to be from 0 to 1, got '0.1'"),
+        ({**SAVED, "drop_path": float("nan")}, "expected drop_path to be from 0 to 1, got nan"),
         ({**SAVED, "layout": ["stl"]}, "expected layout to be one of"),
         ("biformer_tiny", "expected the fields of a BiFormerConfig, got 'biformer_tiny'"),
     ],
@@ -101,5 +101,5 @@ def test_what_is_no_saved_config_is_one_clear_error(values: Any, message: str) -
 
 
 def test_what_the_constructor_refuses_it_refuses_of_a_copy_too() -> None:
-    with pytest.raises(InputError, match="expected drop_path from 0 to below 1, got True"):
+    with pytest.raises(ArgumentError, match="expected drop_path to be from 0 to 1, got True"):
         replace(BiFormerConfig(), drop_path=True)

@@ -9,22 +9,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from bilevel.errors import WeightsError
 from bilevel.models.config import PUBLISHED, BiFormerConfig
-from bilevel.models.parameters import Shapes, check_parameters, mismatches, parameter_shapes
+from bilevel.models.tree import (
+    Shapes,
+    check_parameters,
+    mismatches,
+    parameter_shapes,
+    parameters,
+    tree,
+)
 from bilevel.protocol import Array
 
 HEAD = ("head.weight", "head.bias")
 PREFIXES = ("module.", "backbone.")
-
-
-class Official(NamedTuple):
-    """Where the official code keeps a parameter of ours."""
-
-    name: str
-    shape: tuple[int, ...]
 
 
 def from_official(
@@ -72,10 +72,9 @@ def from_official(
             given = {name: array for name, array in given.items() if name not in HEAD}
             config = replace(config, num_classes=0)
     check_parameters(_shapes(config), given, f"the official {config}")
-    shapes = parameter_shapes(config)
     return {
-        ours: given[official.name].reshape(shapes[ours])
-        for ours, official in official_layout(config).items()
+        each.name: given[each.official_name].reshape(each.shape)
+        for each in parameters(tree(config))
     }
 
 
@@ -94,57 +93,13 @@ def to_official(
         config = _closest(params, shapes)
     check_parameters(parameter_shapes(config), params, str(config))
     return {
-        official.name: params[ours].reshape(official.shape)
-        for ours, official in official_layout(config).items()
+        each.official_name: params[each.name].reshape(each.official_shape)
+        for each in parameters(tree(config))
     }
 
 
-def official_layout(config: BiFormerConfig) -> dict[str, Official]:
-    """Official name and shape of each of our parameters, in our order."""
-    layout = {}
-    for name, shape in parameter_shapes(config).items():
-        part, *path, leaf = name.split(".")
-        if part == "downsamples":
-            official = [f"downsample_layers.{path[0]}", _downsample(config, *path)]
-        elif part == "stages":
-            inner = "" if config.layout == "biformer" else "blocks."
-            layer = ".".join(path[2:])
-            official = [f"stages.{path[0]}.{inner}{path[1]}", _layer(config, int(path[0]), layer)]
-            if config.variant == "nchw" and len(shape) == 2:
-                shape = (*shape, 1, 1)
-        else:
-            official = [part]
-        layout[name] = Official(".".join([*official, leaf]), shape)
-    return layout
-
-
-def _downsample(config: BiFormerConfig, stage: str, layer: str) -> str:
-    if config.layout == "biformer":
-        return {"conv1": "0", "norm1": "1", "conv2": "3", "norm2": "4", "conv": "0", "norm": "1"}[
-            layer
-        ]
-    return str(["conv", "norm"].index(layer) if stage == "0" else ["norm", "conv"].index(layer))
-
-
-def _layer(config: BiFormerConfig, stage: int, layer: str) -> str:
-    if config.topk[stage] is None:
-        attention = {"qkv": "qkv", "proj": "proj"}
-    elif config.variant == "legacy":
-        attention = {"qkv": "qkv.qkv", "proj": "wo"}
-    else:
-        attention = {"qkv": "qkv_linear", "proj": "output_linear"}
-    return {
-        "position": "pos_embed",
-        "attention.lce": "attn.lepe",
-        "attention.qkv": f"attn.{attention['qkv']}",
-        "attention.proj": f"attn.{attention['proj']}",
-        "mlp.fc1": "mlp.0",
-        "mlp.fc2": "mlp.3" if config.layout == "biformer" else "mlp.2",
-    }.get(layer, layer)
-
-
 def _shapes(config: BiFormerConfig) -> Shapes:
-    return dict(official_layout(config).values())
+    return {each.official_name: each.official_shape for each in parameters(tree(config))}
 
 
 def _closest(given: Mapping[str, Any], candidates: Mapping[str, Shapes]) -> BiFormerConfig:

@@ -1,0 +1,198 @@
+"""BiFormer as a torch module, with the methods that timm's models have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+
+from torch import Tensor, nn
+
+from bilevel.errors import InputError
+from bilevel.models import biformer
+from bilevel.models.config import BiFormerConfig
+from bilevel.models.modules import Block, ConvNorm, NormConv, OverlappingStem, Stage
+from bilevel.protocol import Backend
+
+
+class BiFormer(nn.Module):
+    """BiFormer as a torch module: images and the outputs of stages are ``(N, C, H, W)``.
+
+    Parameters
+    ----------
+    config
+        The model's shape. Where a feature map is smaller than ``config.regions`` on an axis, its
+        tokens are the regions; topk is at most the number of regions.
+    backend
+        Who computes the attention; see :func:`bilevel.bra`.
+
+    Attributes
+    ----------
+    num_features, head_hidden_size
+        Channels of ``forward_features``, and of what the head takes: the last stage's width.
+    feature_info
+        For each stage, as timm's models have it: its channels ``num_chs``, by how much its map is
+        smaller than the image (``reduction``), and the name of its ``module``.
+    """
+
+    def __init__(self, config: BiFormerConfig, backend: str | Backend | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.num_features = self.head_hidden_size = config.embed_dims[-1]
+        self.feature_info = [
+            {"num_chs": dim, "reduction": 4 * 2**stage, "module": f"stages.{stage}"}
+            for stage, dim in enumerate(config.embed_dims)
+        ]
+        widths = (config.in_chans, *config.embed_dims)
+        self.downsamples = nn.ModuleList(
+            _downsample(config, stage, *widths[stage : stage + 2])
+            for stage in range(len(config.depths))
+        )
+        rates = config.drop_path_rates()
+        self.stages = nn.ModuleList(
+            Stage(*(Block(config, stage, next(rates), backend) for _ in range(depth)))
+            for stage, depth in enumerate(config.depths)
+        )
+        self.norm = nn.BatchNorm2d(self.num_features)
+        self.head: nn.Module
+        self.global_pool = "avg"
+        self.reset_classifier(config.num_classes)
+        self.apply(_initialise)
+
+    @property
+    def num_classes(self) -> int:
+        """Outputs of the head; 0 where there is none."""
+        return self.config.num_classes
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images ``(N, C, H, W)`` to logits ``(N, classes)``."""
+        return self.forward_head(self.forward_features(images))
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Images ``(N, C, H, W)`` to normalised features ``(N, num_features, H / 32, W / 32)``."""
+        return biformer.features(self, _in_channels_last(images))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Outputs of stages, as timm's models give them.
+
+        Parameters
+        ----------
+        x
+            Images ``(N, C, H, W)``.
+        indices
+            Stages to take: the last n for an int, those at the indices for a sequence (negative
+            ones count from the end), all for None.
+        norm
+            Whether the output of the last stage is normalised.
+        stop_early
+            Whether to leave out the stages after the last one taken.
+        output_fmt
+            ``"NCHW"``, the only one.
+        intermediates_only
+            Whether to return the outputs of stages alone.
+
+        Returns
+        -------
+        list or (Tensor, list)
+            The outputs ``(N, embed_dims[i], H / 2**(i + 2), W / 2**(i + 2))`` of the stages taken,
+            from first to last; before them, unless ``intermediates_only``, the last output that was
+            computed, normalised if it is that of the last stage.
+
+        Raises
+        ------
+        InputError
+            If a stage is not there, or ``output_fmt`` is another.
+        """
+        if output_fmt != "NCHW":
+            raise InputError(f"expected output_fmt 'NCHW', got {output_fmt!r}")
+        count = len(self.stages)
+        taken = _stages_taken(indices, count)
+        stages = biformer.stages(self, _in_channels_last(x))
+        outputs = list(islice(stages, max(taken) + 1 if stop_early else count))
+        last = outputs[-1]
+        if len(outputs) == count and (norm or not intermediates_only):
+            last = self.norm(last)
+        if norm:
+            outputs[-1] = last
+        intermediates = [outputs[i] for i in taken]
+        return intermediates if intermediates_only else (last, intermediates)
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Features ``(N, num_features, H, W)`` to logits, or with ``pre_logits`` to their mean."""
+        pooled = biformer.pool(features) if self.global_pool else features
+        return pooled if pre_logits else self.head(pooled)
+
+    def get_classifier(self) -> nn.Module:
+        """The head: a linear layer, or an identity where there are no classes."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the head by a new one with ``num_classes`` outputs; 0 removes it.
+
+        ``global_pool`` is ``"avg"``, the mean over all places; ``""``, which leaves features
+        ``(N, num_features, H, W)`` as they are and takes no classes; or None, as it was. Raises
+        InputError if it is another.
+        """
+        global_pool = self.global_pool if global_pool is None else global_pool
+        if global_pool != "avg" and (global_pool or num_classes):
+            raise InputError(
+                "expected global_pool 'avg', or '' with num_classes 0, got "
+                f"{global_pool!r} with {num_classes}"
+            )
+        self.global_pool = global_pool
+        self.config = replace(self.config, num_classes=num_classes)
+        if num_classes == 0:
+            self.head = nn.Identity()
+            return
+        like = self.norm.weight
+        self.head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
+        _initialise(self.head)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory: compute each block again in the backward pass."""
+        for module in self.modules():
+            if isinstance(module, Stage):
+                module.checkpointing = enable
+
+
+def _downsample(config: BiFormerConfig, stage: int, in_dim: int, dim: int) -> nn.Module:
+    if config.layout == "stl":
+        return ConvNorm(in_dim, dim, 4, 4, 0) if stage == 0 else NormConv(in_dim, dim)
+    return OverlappingStem(in_dim, dim) if stage == 0 else ConvNorm(in_dim, dim, 3, 2, 1)
+
+
+def _in_channels_last(images: Tensor) -> Tensor:
+    """Images ``(N, C, H, W)`` in memory of the order ``(N, H, W, C)``."""
+    biformer.check_images(images)
+    return images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+
+def _stages_taken(indices: int | Sequence[int] | None, count: int) -> list[int]:
+    """Indices of stages from the first, in their order; see ``forward_intermediates``."""
+    if indices is None or isinstance(indices, int):
+        first = 0 if indices is None else count - indices
+        taken = list(range(first, count))
+    else:
+        taken = sorted(i + count if i < 0 else i for i in indices)
+    if not taken or taken[0] < 0 or taken[-1] >= count:
+        raise InputError(
+            f"expected indices of {count} stages: an int from 1, or ints from {-count} to "
+            f"{count - 1}, got {indices!r}"
+        )
+    return taken
+
+
+def _initialise(module: nn.Module) -> None:
+    """Linear layers as in the official code; the others keep torch's defaults."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

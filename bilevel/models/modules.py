@@ -1,0 +1,192 @@
+"""The parts of a BiFormer as torch modules, whose ``forward`` is the shared architecture.
+
+Convolutions, normalisations and linear layers are torch's own classes, and see what torch says they
+see, so that what walks modules, converts or counts them is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from bilevel.models import biformer
+from bilevel.models.config import FULL_ATTENTION_HEADS, BiFormerConfig
+from bilevel.nn import BiLevelRoutingAttention
+from bilevel.protocol import Backend
+
+
+class DropPath(nn.Module):
+    """In training, drops the branch of whole images with probability ``rate`` (stochastic depth);
+    the branches that stay are scaled up, so that the expectation is the same."""
+
+    def __init__(self, rate: float = 0.0) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        kept = x.new_empty(x.shape[0], *(1,) * (x.ndim - 1)).bernoulli_(keep)
+        return x * kept.div_(keep)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.3f}"
+
+
+class Mlp(nn.Module):
+    """Two linear layers around a GELU."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return biformer.mlp(self, x)
+
+
+class FullAttention(nn.Module):
+    """Attention of every token to every token on ``(N, H, W, C)``."""
+
+    def __init__(self, config: BiFormerConfig, dim: int, backend: str | Backend | None) -> None:
+        super().__init__()
+        self.num_heads = FULL_ATTENTION_HEADS
+        self.scale = (dim // FULL_ATTENTION_HEADS) ** -0.5
+        self.lce_on_values = config.variant == "nchw"
+        self.backend = backend
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.lce = nn.Conv2d(dim, dim, 5, padding=2, groups=dim)
+        self.proj = nn.Linear(dim, dim)
+
+    @overload
+    def forward(self, x: Tensor, return_routes: Literal[False] = False) -> Tensor: ...
+    @overload
+    def forward(self, x: Tensor, return_routes: Literal[True]) -> tuple[Tensor, None]: ...
+    def forward(self, x: Tensor, return_routes: bool = False) -> Any:
+        return biformer.full_attention(self, x, return_routes)
+
+
+class Block(nn.Module):
+    """Attention and MLP, in the layout ``"biformer"`` behind a convolution for the position."""
+
+    def __init__(
+        self, config: BiFormerConfig, stage: int, drop_path: float, backend: str | Backend | None
+    ) -> None:
+        super().__init__()
+        dim, topk = config.embed_dims[stage], config.topk[stage]
+        if config.layout == "biformer":
+            self.position = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.norm1 = nn.LayerNorm(dim, eps=config.layer_norm_eps)
+        self.attention = (
+            FullAttention(config, dim, backend)
+            if topk is None
+            else _routed_attention(config, dim, topk, backend)
+        )
+        self.norm2 = nn.LayerNorm(dim, eps=config.layer_norm_eps)
+        self.mlp = Mlp(dim, config.mlp_ratio * dim)
+        self.drop_path = DropPath(drop_path)
+        self.function = biformer.BLOCK[config.layout]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+def _routed_attention(
+    config: BiFormerConfig, dim: int, topk: int, backend: str | Backend | None
+) -> BiLevelRoutingAttention:
+    return BiLevelRoutingAttention(
+        dim,
+        dim // config.head_dim,
+        config.regions,
+        topk,
+        scale=dim**-0.5,  # of all heads: what the released weights were trained with
+        padding=config.padding,
+        variant=config.variant,
+        backend=backend,
+    )
+
+
+PART = 4 * 2**20
+"""Bytes of a stage's input that are computed at a time in inference on a CPU, about. The many times
+larger arrays that blocks make of more would go back to the system after each layer, and return page
+by page."""
+
+
+class Stage(nn.Sequential):
+    """Blocks, one after the other, on ``(N, C, H, W)``; with ``checkpointing``, training keeps only
+    their inputs. In inference on a CPU, some images at a time, unless hooks look on: they see all
+    images at once."""
+
+    checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.checkpointing and self.training and torch.is_grad_enabled():
+            return biformer.stage(map(_checkpointed, self), x)
+        parts = round(x.nbytes / PART) if self._splits(x) else 1
+        if parts < 2:
+            return biformer.stage(self, x)
+        return torch.cat([biformer.stage(self, part) for part in x.chunk(parts)])
+
+    def _splits(self, x: Tensor) -> bool:
+        """Whether memory is worth a thought, and nothing sees how many images blocks are given."""
+        tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if tracing or torch.compiler.is_compiling():
+            return False
+        inference = not (self.training or torch.is_grad_enabled())
+        return inference and x.device.type == "cpu" and not any(map(_is_hooked, self))
+
+
+def _is_hooked(block: nn.Module) -> bool:
+    """Whether a call of the block, or of a module in it, runs a hook."""
+    return torch.nn.modules.module._has_any_global_hook() or any(  # type: ignore[no-untyped-call]
+        inner._forward_hooks or inner._forward_pre_hooks for inner in block.modules()
+    )
+
+
+def _checkpointed(block: nn.Module) -> Callable[[Tensor], Tensor]:
+    return lambda x: checkpoint(block, x, use_reentrant=False)
+
+
+class OverlappingStem(nn.Module):
+    """Images to features by two 3 x 3 convolutions of stride 2."""
+
+    def __init__(self, in_chans: int, dim: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_chans, dim // 2, 3, stride=2, padding=1)
+        self.norm1 = nn.BatchNorm2d(dim // 2)
+        self.act = nn.GELU()
+        self.conv2 = nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1)
+        self.norm2 = nn.BatchNorm2d(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return biformer.overlapping_stem(self, x)
+
+
+class ConvNorm(nn.Module):
+    """A downsampling convolution, then normalisation."""
+
+    def __init__(self, in_dim: int, dim: int, kernel: int, stride: int, padding: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_dim, dim, kernel, stride, padding)
+        self.norm = nn.BatchNorm2d(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return biformer.conv_norm(self, x)
+
+
+class NormConv(nn.Module):
+    """Normalisation, then a downsampling convolution of 2 x 2."""
+
+    def __init__(self, in_dim: int, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(in_dim)
+        self.conv = nn.Conv2d(in_dim, dim, 2, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return biformer.norm_conv(self, x)
