@@ -8,7 +8,7 @@ from itertools import islice
 
 from torch import Tensor, nn
 
-from bilevel.errors import InputError
+from bilevel.errors import ArgumentError
 from bilevel.models import biformer
 from bilevel.models.config import BiFormerConfig
 from bilevel.models.modules import Block, ConvNorm, NormConv, OverlappingStem, Stage
@@ -108,11 +108,11 @@ class BiFormer(nn.Module):
 
         Raises
         ------
-        InputError
+        ArgumentError
             If a stage is not there, or ``output_fmt`` is another.
         """
         if output_fmt != "NCHW":
-            raise InputError(f"expected output_fmt 'NCHW', got {output_fmt!r}")
+            raise ArgumentError(f"expected output_fmt 'NCHW', got {output_fmt!r}")
         count = len(self.stages)
         taken = _stages_taken(indices, count)
         stages = biformer.stages(self, _in_channels_last(x))
@@ -139,11 +139,11 @@ class BiFormer(nn.Module):
 
         ``global_pool`` is ``"avg"``, the mean over all places; ``""``, which leaves features
         ``(N, num_features, H, W)`` as they are and takes no classes; or None, as it was. Raises
-        InputError if it is another.
+        ArgumentError if it is another.
         """
         global_pool = self.global_pool if global_pool is None else global_pool
         if global_pool != "avg" and (global_pool or num_classes):
-            raise InputError(
+            raise ArgumentError(
                 "expected global_pool 'avg', or '' with num_classes 0, got "
                 f"{global_pool!r} with {num_classes}"
             )
@@ -183,7 +183,7 @@ def _stages_taken(indices: int | Sequence[int] | None, count: int) -> list[int]:
     else:
         taken = sorted(i + count if i < 0 else i for i in indices)
     if not taken or taken[0] < 0 or taken[-1] >= count:
-        raise InputError(
+        raise ArgumentError(
             f"expected indices of {count} stages: an int from 1, or ints from {-count} to "
             f"{count - 1}, got {indices!r}"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bilevel.errors import InputError
+from bilevel.errors import ArgumentError
 from bilevel.models import biformer
 from bilevel.protocol import Array, Routes
 from bilevel.registry import describe
@@ -30,7 +30,7 @@ def routes(model: BiFormer | ArrayModel, images: Array) -> list[list[Routes | No
     ------
     ShapeError
         If images do not have four axes.
-    InputError
+    ArgumentError
         If a torch module is in training mode, where a pass would move its running statistics.
 
     Examples
@@ -54,6 +54,6 @@ def _torch_routes(model: Any, images: Array) -> list[list[Routes | None]]:
     import torch
 
     if model.training:
-        raise InputError("expected a model in eval mode, got one in training; call model.eval()")
+        raise ArgumentError("expected a model in eval mode, got one in training; call model.eval()")
     with torch.no_grad():
         return biformer.routes(model, images)

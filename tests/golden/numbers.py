@@ -1,8 +1,11 @@
 """Numbers that the official implementation computed, and how to set up the same model."""
 
+from __future__ import annotations
+
 import json
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +16,7 @@ KEYS = json.loads((HERE / "state_dict_keys.json").read_text())
 GRAD_NORMS = json.loads((HERE / "micro_grad_norms.json").read_text())
 TINY = json.loads((HERE / "tiny.json").read_text())["biformer_tiny"]
 
-_MICRO = {"depths": (1, 1, 2, 1), "embed_dims": (16, 32, 64, 128), "head_dim": 16}
+_MICRO: dict[str, Any] = {"depths": (1, 1, 2, 1), "embed_dims": (16, 32, 64, 128), "head_dim": 16}
 CONFIGS = PUBLISHED | {
     "micro": BiFormerConfig(num_classes=10, **_MICRO),
     "micro_stl_nchw": BiFormerConfig(
@@ -22,27 +25,27 @@ CONFIGS = PUBLISHED | {
 }
 
 
-def micro(case):
+def micro(case: str) -> dict[str, np.ndarray]:
     """What the official code computed in one case, by name."""
     with np.load(HERE / "micro.npz") as arrays:
         return {k.removeprefix(f"{case}/"): v for k, v in arrays.items() if k.startswith(case)}
 
 
-def images(*shape):
+def images(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape)
 
 
-def official_state_dict(name):
+def official_state_dict(name: str) -> dict[str, np.ndarray]:
     """The official parameters of a model, float64."""
     return {key: _parameter(key, shape) for key, shape in KEYS[name].items()}
 
 
-def parameters(name):
+def parameters(name: str) -> dict[str, np.ndarray]:
     """The same under our names."""
     return from_official(official_state_dict(name), CONFIGS[name])
 
 
-def _parameter(name, shape):
+def _parameter(name: str, shape: list[int]) -> np.ndarray:
     leaf = name.rsplit(".", 1)[-1]
     if leaf == "num_batches_tracked":
         return np.zeros(shape, np.int64)

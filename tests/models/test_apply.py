@@ -10,8 +10,9 @@ import array_api_strict
 import numpy as np
 import pytest
 
-from bilevel import ArrayError, Backend, models
+from bilevel import ArrayError, Backend, ShapeError, models
 from bilevel.models import array_layers
+from bilevel.official_padding import Padding
 from golden.numbers import CONFIGS, images, parameters
 
 
@@ -26,7 +27,7 @@ from golden.numbers import CONFIGS, images, parameters
     ],
 )
 def test_the_standard_is_all_that_it_takes(
-    strict: Backend, name: str, size: tuple[int, int], padding: str, batch_stats: bool
+    strict: Backend, name: str, size: tuple[int, int], padding: Padding, batch_stats: bool
 ) -> None:
     """Attention by the CuPy backend's primitives there, by NumPy's here."""
     config, params = replace(CONFIGS[name], padding=padding), parameters(name)
@@ -45,3 +46,28 @@ def test_parameters_are_of_the_library_of_the_images(torch: ModuleType) -> None:
     message = "expected head.bias to be a numpy array, as the parameters before it are, got torch;"
     with pytest.raises(ArrayError, match=message):
         models.apply(config, mixed, images(1, 3, 32, 32))
+
+
+def test_a_bound_model_is_called_many_times() -> None:
+    config, params = CONFIGS["micro"], parameters("micro")
+    model = models.bind(config, params)
+    for size in ((64, 64), (40, 72)):
+        x = images(1, 3, *size)
+        np.testing.assert_array_equal(model(x), models.apply(config, params, x))
+    batch = models.bind(config, params, batch_stats=True)
+    x = images(2, 3, 64, 64)
+    np.testing.assert_array_equal(batch(x), models.apply(config, params, x, batch_stats=True))
+    assert not np.allclose(batch(x), model(x))
+
+
+def test_images_are_of_the_library_of_the_parameters(torch: ModuleType) -> None:
+    config, params = CONFIGS["micro"], parameters("micro")
+    model = models.bind(config, params)
+    message = "expected images to be a numpy array, as the parameters are, got torch; convert"
+    with pytest.raises(ArrayError, match=message):
+        model(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(ShapeError, match=r"expected images \(N, 3, H, W\), got \(1, 1, 32, 32\)"):
+        model(np.zeros((1, 1, 32, 32)))
+    tensors = {key: torch.from_numpy(value) for key, value in params.items()}
+    with pytest.raises(ArrayError, match="expected parameters of numpy or cupy, got torch; for"):
+        models.bind(config, tensors)

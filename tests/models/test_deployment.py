@@ -37,7 +37,8 @@ class Bra(nn.Module):
         self.how = how
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return bilevel.bra(q, k, v, **self.how)
+        out: Tensor = bilevel.bra(q, k, v, **self.how)
+        return out
 
 
 def arguments(name: str, batch: int) -> tuple[Bra, list[Tensor]]:

@@ -1,7 +1,11 @@
 """Parity with the official implementation in float64, on torch and on NumPy."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,11 +13,14 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from bilevel.models import BiFormer, array_layers, biformer, to_official
+from bilevel.official_padding import Padding
 from golden.numbers import CONFIGS, GRAD_NORMS, TINY, images, micro, parameters
 
 RTOL = 1e-9
 
-CASES = {
+Outputs = Callable[[str, tuple[int, ...], Padding, bool], tuple[list[Any], Any]]
+
+CASES: dict[str, tuple[str, tuple[int, ...], Padding, bool]] = {
     # case: (model, shape of the images, padding, training)
     "eval_224": ("micro", (2, 3, 224, 224), "masked", False),
     "pad_200x264": ("micro", (1, 3, 200, 264), "official", False),
@@ -22,19 +29,21 @@ CASES = {
 }
 
 
-def close(found, expected, rtol=RTOL):
+def close(found: Any, expected: Any, rtol: float = RTOL) -> None:
     """Equal to ``rtol`` of the largest expected value."""
     np.testing.assert_allclose(found, expected, rtol=0, atol=rtol * np.abs(expected).max())
 
 
 @cache
-def torch_model(name, padding):
+def torch_model(name: str, padding: Padding) -> BiFormer:
     model = BiFormer(replace(CONFIGS[name], padding=padding)).double().eval()
     model.load_state_dict({k: torch.from_numpy(v) for k, v in parameters(name).items()})
     return model
 
 
-def torch_outputs(name, shape, padding, training):
+def torch_outputs(
+    name: str, shape: tuple[int, ...], padding: Padding, training: bool
+) -> tuple[list[Any], Any]:
     model = torch_model(name, padding)
     state = {k: v.clone() for k, v in model.state_dict().items()}
     with torch.no_grad():
@@ -45,7 +54,9 @@ def torch_outputs(name, shape, padding, training):
     return outputs, logits
 
 
-def numpy_outputs(name, shape, padding, training):
+def numpy_outputs(
+    name: str, shape: tuple[int, ...], padding: Padding, training: bool
+) -> tuple[list[Any], Any]:
     config = replace(CONFIGS[name], padding=padding)
     model = array_layers.build(np, config, parameters(name), batch_stats=training)
     x = images(*shape)
@@ -54,7 +65,7 @@ def numpy_outputs(name, shape, padding, training):
 
 @pytest.mark.parametrize("outputs", [torch_outputs, numpy_outputs])
 @pytest.mark.parametrize("case", CASES)
-def test_stages_and_logits_are_the_official_ones(case, outputs):
+def test_stages_and_logits_are_the_official_ones(case: str, outputs: Outputs) -> None:
     expected = micro(case)
     stages, logits = outputs(*CASES[case])
     close(logits, expected["logits"])
@@ -64,14 +75,15 @@ def test_stages_and_logits_are_the_official_ones(case, outputs):
 
 
 @pytest.mark.parametrize("case", GRAD_NORMS)
-def test_loss_and_gradient_norms_are_the_official_ones(case):
+def test_loss_and_gradient_norms_are_the_official_ones(case: str) -> None:
     name, shape, padding, _ = CASES[case]
     model = torch_model(name, padding)
     model.zero_grad()
     loss = cross_entropy(model(torch.from_numpy(images(*shape))), torch.tensor([0, 1]))
     loss.backward()
     close(loss.item(), micro(case)["loss"])
-    grads = {k: p.grad for k, p in model.named_parameters()} | dict(model.named_buffers())
+    grads: dict[str, Any] = {k: p.grad for k, p in model.named_parameters()}
+    grads |= dict(model.named_buffers())
     official = to_official(grads, CONFIGS[name])
     norms = {key: official[key].norm().item() for key in GRAD_NORMS[case]}
     assert norms == pytest.approx(GRAD_NORMS[case], rel=RTOL)
@@ -79,7 +91,7 @@ def test_loss_and_gradient_norms_are_the_official_ones(case):
 
 
 @pytest.mark.parametrize("outputs", [torch_outputs, numpy_outputs])
-def test_biformer_tiny_is_the_official_one(outputs):
+def test_biformer_tiny_is_the_official_one(outputs: Outputs) -> None:
     stages, logits = outputs("biformer_tiny", (1, 3, 224, 224), "masked", False)
     close(logits[0, :8], np.array(TINY["logits_first8"]))
     close([stage.mean() for stage in stages], np.array(TINY["stage_mean"]))

@@ -1,7 +1,12 @@
 """Official checkpoints in all the forms in which they are found."""
 
+from __future__ import annotations
+
 import argparse
 import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +17,7 @@ from bilevel import InputError, WeightsError, models
 from golden.numbers import KEYS
 
 
-def official(name):
+def official(name: str) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     return {
         key: rng.random(shape, np.float32) if shape else np.array(7)  # how often a norm was used
@@ -20,12 +25,12 @@ def official(name):
     }
 
 
-def as_tensors(arrays):
+def as_tensors(arrays: dict[str, Any]) -> dict[str, torch.Tensor]:
     return {key: torch.from_numpy(np.array(value)) for key, value in arrays.items()}
 
 
 @pytest.mark.parametrize("name", models.PUBLISHED)
-def test_there_and_back_again(name):
+def test_there_and_back_again(name: str) -> None:
     given = official(name)
     config = models.PUBLISHED[name]
     ours = models.from_official(given, config)
@@ -35,7 +40,7 @@ def test_there_and_back_again(name):
 
 
 @pytest.mark.parametrize("name", models.PUBLISHED)
-def test_the_model_is_recognised_without_a_config(name):
+def test_the_model_is_recognised_without_a_config(name: str) -> None:
     ours = models.from_official(official(name))
     shapes = {key: value.shape for key, value in ours.items()}
     assert shapes == models.parameter_shapes(models.PUBLISHED[name])
@@ -52,14 +57,14 @@ def test_the_model_is_recognised_without_a_config(name):
         lambda d: {f"backbone.{k}": v for k, v in d.items()},
     ],
 )
-def test_wrappers_and_prefixes_are_taken_off(wrap):
+def test_wrappers_and_prefixes_are_taken_off(wrap: Callable[[Any], Any]) -> None:
     given = official("biformer_tiny")
     found, plain = models.from_official(wrap(given)), models.from_official(given)
     assert found.keys() == plain.keys()
     assert all(found[key] is plain[key] or np.array_equal(found[key], plain[key]) for key in plain)
 
 
-def test_a_head_of_another_size_is_left_out_with_a_warning():
+def test_a_head_of_another_size_is_left_out_with_a_warning() -> None:
     model = models.biformer_tiny(num_classes=10)
     with pytest.warns(UserWarning, match=r"head\.weight and head\.bias: the checkpoint has 1000"):
         params = models.from_official(as_tensors(official("biformer_tiny")), model.config)
@@ -68,7 +73,7 @@ def test_a_head_of_another_size_is_left_out_with_a_warning():
     assert unexpected == []
 
 
-def test_missing_and_left_over_parameters_are_listed():
+def test_missing_and_left_over_parameters_are_listed() -> None:
     given = official("biformer_tiny")
     given["extra_norms.0.weight"] = given.pop("norm.weight")
     with pytest.raises(WeightsError) as error:
@@ -77,21 +82,21 @@ def test_missing_and_left_over_parameters_are_listed():
     assert "left over extra_norms.0.weight" in str(error.value)
 
 
-def test_a_parameter_of_another_shape_is_named():
+def test_a_parameter_of_another_shape_is_named() -> None:
     given = official("biformer_small")
     given["stages.0.0.norm1.weight"] = np.zeros(65, np.float32)
     with pytest.raises(WeightsError, match=r"stages\.0\.0\.norm1\.weight is \(65,\), expected \(6"):
         models.from_official(given, models.PUBLISHED["biformer_small"])
 
 
-def test_what_is_no_state_dict_is_an_error():
+def test_what_is_no_state_dict_is_an_error() -> None:
     with pytest.raises(WeightsError, match=r"expected a mapping of names to arrays, got .*list"):
-        models.from_official([1, 2])
+        models.from_official([1, 2])  # type: ignore[arg-type]
     with pytest.raises(WeightsError, match="something else at epoch"):
         models.from_official({"epoch": 3})
 
 
-def test_load_official_reads_a_released_file(tmp_path):
+def test_load_official_reads_a_released_file(tmp_path: Path) -> None:
     given = as_tensors(official("biformer_tiny"))
     path = tmp_path / "biformer_tiny_best.pth"
     torch.save({"model": given, "args": argparse.Namespace(model="biformer_tiny")}, path)
@@ -104,11 +109,13 @@ def test_load_official_reads_a_released_file(tmp_path):
 
 
 class Malicious:
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return (print, ("this code must not run",))
 
 
-def test_load_official_runs_no_code_from_a_file(tmp_path, capsys):
+def test_load_official_runs_no_code_from_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "evil.pth"
     torch.save({"model": Malicious()}, path)
     with pytest.raises(InputError, match=r"expected a checkpoint of tensors and.*evil\.pth"):
@@ -129,7 +136,9 @@ def test_load_official_runs_no_code_from_a_file(tmp_path, capsys):
         ("broken.pth", "expected a checkpoint of tensors and .* alone, .*broken.pth is damaged"),
     ],
 )
-def test_load_official_says_what_is_wrong_with_a_file(tmp_path, name, message):
+def test_load_official_says_what_is_wrong_with_a_file(
+    tmp_path: Path, name: str, message: str
+) -> None:
     if name != "nothing.pth":
         (tmp_path / name).write_bytes(b"no weights here")
     with pytest.raises(InputError, match=message):
