@@ -13,7 +13,7 @@ import pytest
 from bilevel import ArrayError, Backend, ShapeError, models
 from bilevel.models import array_layers
 from bilevel.official_padding import Padding
-from golden.numbers import CONFIGS, images, parameters
+from tests.golden.numbers import CONFIGS, images, parameters
 
 
 @pytest.mark.parametrize(

@@ -87,8 +87,11 @@ SAVED = BiFormerConfig().to_dict()
         ({**SAVED, "topk": [1, 4, 16]}, "to have one entry per stage"),
         ({**SAVED, "regions": True}, "expected regions to be an integer of at least 1, got True"),
         ({**SAVED, "regions": 7.0}, "expected regions to be an integer of at least 1, got 7.0"),
-        ({**SAVED, "drop_path": "0.1"}, "expected drop_path to be from 0 to 1, got '0.1'"),
-        ({**SAVED, "drop_path": float("nan")}, "expected drop_path to be from 0 to 1, got nan"),
+        ({**SAVED, "drop_path": "0.1"}, "expected drop_path to be a number from 0 to 1, got '0.1'"),
+        (
+            {**SAVED, "drop_path": float("nan")},
+            "expected drop_path to be a number from 0 to 1, got nan",
+        ),
         ({**SAVED, "layout": ["stl"]}, "expected layout to be one of"),
         ("biformer_tiny", "expected the fields of a BiFormerConfig, got 'biformer_tiny'"),
     ],
@@ -101,5 +104,7 @@ def test_what_is_no_saved_config_is_one_clear_error(values: Any, message: str) -
 
 
 def test_what_the_constructor_refuses_it_refuses_of_a_copy_too() -> None:
-    with pytest.raises(ArgumentError, match="expected drop_path to be from 0 to 1, got True"):
+    with pytest.raises(
+        ArgumentError, match="expected drop_path to be a number from 0 to 1, got True"
+    ):
         replace(BiFormerConfig(), drop_path=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from frameworks import load_or_skip
+from tests.frameworks import load_or_skip
 
 COPIES = ("aten.clone.default", "aten.copy_.default", "aten._to_copy.default")
 

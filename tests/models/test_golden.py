@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from bilevel.models import BiFormer, array_layers, biformer, to_official
 from bilevel.official_padding import Padding
-from golden.numbers import CONFIGS, GRAD_NORMS, TINY, images, micro, parameters
+from tests.golden.numbers import CONFIGS, GRAD_NORMS, TINY, images, micro, parameters
 
 RTOL = 1e-9
 

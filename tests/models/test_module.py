@@ -321,7 +321,7 @@ def test_apply_says_what_is_wrong_with_parameters_and_images() -> None:
         ({"layout": "swin"}, "expected layout to be one of"),
         ({"regions": (4, 2)}, r"expected regions to be an integer of at least 1, got \(4, 2\)"),
         ({"num_classes": -1}, "expected num_classes to be an integer of at least 0"),
-        ({"drop_path": 1.5}, "expected drop_path to be from 0 to 1, got 1.5"),
+        ({"drop_path": 1.5}, "expected drop_path to be a number from 0 to 1, got 1.5"),
         ({"drop_path": 1}, "expected drop_path below 1, got 1"),
     ],
 )

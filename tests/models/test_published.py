@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bilevel import models
-from golden.numbers import KEYS
+from tests.golden.numbers import KEYS
 
 # The official repository's models (parameters exact) and the paper's table 1 and 5 (GMACs at 224).
 PARAMETERS = {

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from bilevel import InputError, WeightsError, models
-from golden.numbers import KEYS
+from tests.golden.numbers import KEYS
 
 
 def official(name: str) -> dict[str, Any]:
