@@ -51,7 +51,7 @@ def index_problem(index: Array) -> Problem:
     return describe(index)._replace(dtype="")
 
 
-def check_spatial(x: Array, grid: Grid, name: str = "x") -> None:
+def fits_grid(x: Array, grid: Grid, name: str = "x") -> None:
     """``x`` is ``(N, *grid.spatial, M, D)``."""
     shape = tuple(x.shape)
     if len(shape) != grid.ndim + 3 or shape[1:-2] != grid.spatial:
@@ -64,7 +64,7 @@ def topk_of(topk: object, num_regions: int) -> int:
     return count("topk", topk, 1, num_regions, "the number of key regions", error=ShapeError)
 
 
-def check_index(
+def region_index(
     name: str,
     index: Array,
     like: Array,
@@ -98,7 +98,7 @@ def check_index(
         )
 
 
-def check_like(name: str, x: Array, like: Array) -> None:
+def same_kind(name: str, x: Array, like: Array) -> None:
     """``x`` has the library, device, dtype and shape of ``like``."""
     float_problem(**{"the output": like, name: x})
     if tuple(x.shape) != tuple(like.shape):
@@ -126,7 +126,7 @@ def bra_grids(
     return q_grid, Grid(b[1:-2], regions if kv_regions is None else kv_regions)
 
 
-def check_attend(q: Array, k: Array, v: Array, mask: Array | None) -> None:
+def attend_shapes(q: Array, k: Array, v: Array, mask: Array | None) -> None:
     """The arguments of :func:`bilevel.ops.attend` fit each other."""
     a, b, c = tuple(q.shape), tuple(k.shape), tuple(v.shape)
     fits = len(a) == len(b) == len(c) == 5 and a[:2] == b[:2] and a[3:] == b[3:] and b[:4] == c[:4]

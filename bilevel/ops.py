@@ -9,18 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, overload
 
+from bilevel import array_arguments as check
 from bilevel import compose
-from bilevel.array_arguments import (
-    bra_grids,
-    check_attend,
-    check_index,
-    check_like,
-    check_spatial,
-    float_problem,
-    index_problem,
-    scale_or_default,
-    topk_of,
-)
 from bilevel.errors import ShapeError
 from bilevel.exchange import resolve
 from bilevel.grid import Grid
@@ -163,7 +153,7 @@ def bra_vjp(
     out, pullback = compose.bra_vjp(call.backend, q, k, v, call.routed)
 
     def checked(d_out: Array) -> tuple[Array, Array, Array]:
-        check_like("the gradient of the output", d_out, out)
+        check.same_kind("the gradient of the output", d_out, out)
         return pullback(d_out)
 
     return out, checked
@@ -188,17 +178,17 @@ def _prepare(
     kv_regions: int | Sequence[int] | None,
     backend: str | Backend | None,
 ) -> _Call:
-    problem = float_problem(q=q, k=k, v=v)
-    q_grid, k_grid = bra_grids(q, k, v, regions, kv_regions)
+    problem = check.float_problem(q=q, k=k, v=v)
+    q_grid, k_grid = check.bra_grids(q, k, v, regions, kv_regions)
     channels, axes = max(k.shape[-1], v.shape[-1]), max(q_grid.ndim, k_grid.ndim)
     chosen = resolve(problem._replace(head_dim=channels, axes=axes), backend)
-    scale = scale_or_default(scale, q.shape[-1])
+    scale = check.scale_or_default(scale, q.shape[-1])
     if routes is None:
-        topk = topk_of(topk, k_grid.num_regions)
+        topk = check.topk_of(topk, k_grid.num_regions)
         found = compose.bra_routes(chosen, q, k, q_grid, k_grid, topk)
     else:
         rows = (q.shape[0], q_grid.num_regions)
-        check_index("routes", routes, q, rows, k_grid.num_regions, chosen)
+        check.region_index("routes", routes, q, rows, k_grid.num_regions, chosen)
         found = Routes(routes, None)
     return _Call(chosen, found, Routed(found.index, q_grid, k_grid, scale))
 
@@ -211,8 +201,8 @@ def partition(x: ArrayT, grid: Grid, *, backend: str | Backend | None = None) ->
 
     Raises ShapeError if ``x`` does not have the spatial axes of ``grid``.
     """
-    chosen = resolve(float_problem(x=x), backend)
-    check_spatial(x, grid)
+    chosen = resolve(check.float_problem(x=x), backend)
+    check.fits_grid(x, grid)
     return chosen.partition(x, grid)
 
 
@@ -221,7 +211,7 @@ def merge(x: ArrayT, grid: Grid, *, backend: str | Backend | None = None) -> Arr
 
     Padding is dropped. Raises ShapeError if R and T are not those of ``grid``.
     """
-    chosen = resolve(float_problem(x=x), backend)
+    chosen = resolve(check.float_problem(x=x), backend)
     if len(x.shape) != 5 or tuple(x.shape[1:3]) != (grid.num_regions, grid.region_tokens):
         raise ShapeError(
             f"expected x of shape (N, R={grid.num_regions}, T={grid.region_tokens}, M, D) for "
@@ -236,8 +226,8 @@ def summarize(x: ArrayT, grid: Grid, *, backend: str | Backend | None = None) ->
     In float32, or float64 for float64. Paper: section 3.2, the region-level queries and keys of
     equation 4. Raises ShapeError if ``x`` does not have the spatial axes of ``grid``.
     """
-    chosen = resolve(float_problem(x=x), backend)
-    check_spatial(x, grid)
+    chosen = resolve(check.float_problem(x=x), backend)
+    check.fits_grid(x, grid)
     return chosen.summarize(x, grid)
 
 
@@ -252,11 +242,11 @@ def route(
 
     Raises ShapeError if the shapes differ in N or C, or if ``topk`` is not in 1 to Rk.
     """
-    chosen = resolve(float_problem(q_mean=q_mean, k_mean=k_mean), backend)
+    chosen = resolve(check.float_problem(q_mean=q_mean, k_mean=k_mean), backend)
     a, b = tuple(q_mean.shape), tuple(k_mean.shape)
     if len(a) != 3 or len(b) != 3 or (a[0], a[2]) != (b[0], b[2]):
         raise ShapeError(f"expected q_mean (N, R, C) and k_mean (N, Rk, C), got {a} and {b}")
-    return chosen.route(q_mean, k_mean, topk_of(topk, b[1]))
+    return chosen.route(q_mean, k_mean, check.topk_of(topk, b[1]))
 
 
 def gather(x: ArrayT, index: ArrayT, *, backend: str | Backend | None = None) -> ArrayT:
@@ -266,10 +256,10 @@ def gather(x: ArrayT, index: ArrayT, *, backend: str | Backend | None = None) ->
 
     Raises ShapeError if the shapes differ in N or an index is not in 0 to Rk - 1.
     """
-    chosen = resolve(float_problem(x=x), backend)
+    chosen = resolve(check.float_problem(x=x), backend)
     if len(x.shape) != 5:
         raise ShapeError(f"expected x of shape (N, Rk, T, M, D), got {tuple(x.shape)}")
-    check_index("index", index, x, (x.shape[0], None), x.shape[1], chosen)
+    check.region_index("index", index, x, (x.shape[0], None), x.shape[1], chosen)
     return chosen.gather(x, index)
 
 
@@ -281,8 +271,8 @@ def key_mask(index: ArrayT, grid: Grid, *, backend: str | Backend | None = None)
 
     Raises ShapeError if ``index`` does not have that shape or holds a region that is not there.
     """
-    chosen = resolve(index_problem(index), backend)
-    check_index("index", index, index, (None, None), grid.num_regions, chosen)
+    chosen = resolve(check.index_problem(index), backend)
+    check.region_index("index", index, index, (None, None), grid.num_regions, chosen)
     return chosen.key_mask(index, grid)
 
 
@@ -304,6 +294,6 @@ def attend(
 
     Raises ShapeError if the shapes do not fit each other, ArrayError if ``mask`` is not bool.
     """
-    chosen = resolve(float_problem(q=q, k=k, v=v), backend)
-    check_attend(q, k, v, mask)
-    return chosen.attend(q, k, v, mask, scale_or_default(scale, q.shape[-1]))
+    chosen = resolve(check.float_problem(q=q, k=k, v=v), backend)
+    check.attend_shapes(q, k, v, mask)
+    return chosen.attend(q, k, v, mask, check.scale_or_default(scale, q.shape[-1]))
