@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from bilevel.errors import ShapeError
 from bilevel.grid import Grid
 from bilevel.ops import merge, partition, route, summarize
+
+if TYPE_CHECKING:  # it takes seconds to import
+    from torch.nn.attention.flex_attention import BlockMask
 
 SMALLEST_TILE = 16
 """Tokens in the smallest tile that FlexAttention multiplies."""
@@ -24,7 +26,9 @@ DEFAULT_TILE = 128
 
 def compiled() -> Callable[..., Any]:
     """FlexAttention as a fused kernel; without torch.compile it stores all scores."""
-    return torch.compile(flex_attention, dynamic=False)
+    from torch.nn.attention import flex_attention
+
+    return torch.compile(flex_attention.flex_attention, dynamic=False)
 
 
 def flex_bra(
@@ -76,5 +80,7 @@ def block_mask(index: Tensor, grid: Grid) -> BlockMask:
         )
     kv_num_blocks = torch.full_like(index[:, None, :, 0], index.shape[-1], dtype=torch.int32)
     kv_indices = F.pad(index[:, None].int(), (0, grid.num_regions - index.shape[-1]))
+    from torch.nn.attention.flex_attention import BlockMask
+
     mask: BlockMask = BlockMask.from_kv_blocks(kv_num_blocks, kv_indices, BLOCK_SIZE=size)
     return mask

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
-from torchvision.ops import FeaturePyramidNetwork
 
 from bilevel.arguments import count
 from bilevel.errors import ShapeError
@@ -55,6 +54,8 @@ class SemanticFPN(nn.Module):
         pyramid_channels: int = 256,
         dropout: float = 0.1,
     ) -> None:
+        from torchvision.ops import FeaturePyramidNetwork  # which takes seconds to import
+
         super().__init__()
         widths = [count("in_channels", width) for width in in_channels]
         channels = count("channels", channels)

@@ -12,7 +12,7 @@ from tests.bench.stand_ins import Cuda, by_mask
 def _uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled functions run as they are, FlexAttention by its mask."""
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
-    monkeypatch.setattr("bilevel.bench.flex.flex_attention", by_mask)
+    monkeypatch.setattr("torch.nn.attention.flex_attention.flex_attention", by_mask)
 
 
 @pytest.fixture

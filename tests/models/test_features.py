@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
 from bilevel import ArgumentError, ShapeError
@@ -105,6 +104,8 @@ def test_other_formats_and_ranks_are_an_error() -> None:
 
 
 def test_timm_takes_features_of_the_model() -> None:
+    from timm.models._features import FeatureGetterNet
+
     model = build()
     want = [stages(model)[i] for i in (1, 3)]
     getter = FeatureGetterNet(model, out_indices=(1, 3), norm=False)

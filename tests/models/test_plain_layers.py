@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from timm.layers import freeze_batch_norm_2d
-from timm.utils import freeze
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -128,10 +126,14 @@ def synchronised(model: BiFormer) -> Any:
 
 
 def frozen(model: BiFormer) -> Any:
+    from timm.layers import freeze_batch_norm_2d
+
     return freeze_batch_norm_2d(model)
 
 
 def frozen_stem(model: BiFormer) -> Any:
+    from timm.utils import freeze
+
     freeze(model, ["downsamples.0"])
     return model
 
