@@ -62,7 +62,7 @@ class BiLevelRoutingAttention(nn.Module):
         an official implementation does; for parity with its weights alone.
     variant
         The official implementation that ``padding="official"`` follows, ``"legacy"`` or
-        ``"nchw"``; see :mod:`bilevel.official_padding`.
+        ``"nchw"``.
     backend
         What computes the attention; see :func:`bilevel.bra`.
     device, dtype

@@ -28,8 +28,10 @@ class BiFormer(nn.Module):
 
     Attributes
     ----------
-    num_features, head_hidden_size
-        Channels of ``forward_features``, and of what the head takes: the last stage's width.
+    num_features
+        Channels of ``forward_features``: the last stage's width.
+    head_hidden_size
+        Channels that the head takes: the same.
     feature_info
         For each stage, as timm's models have it: its channels ``num_chs``, by how much its map is
         smaller than the image (``reduction``), and the name of its ``module``.
