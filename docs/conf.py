@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from docutils.nodes import Node
+from docutils.nodes import Element, Node, SkipNode
+from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 from sphinx.ext.doctest import DoctestDirective
 from sphinx.util.docutils import SphinxDirective
@@ -42,6 +43,7 @@ nitpick_ignore_regex = [
 ]
 
 html_theme = "furo"
+html_math_renderer = "mathml"
 html_title = f"bilevel {version}"
 html_static_path = ["_static"]
 html_css_files = ["narrow.css"]
@@ -105,7 +107,15 @@ def readable_signature(*event: Any) -> tuple[str | None, ...]:
     )
 
 
+def math(self: Any, node: Element) -> None:
+    """A formula as MathML, which browsers show without a script from elsewhere."""
+    block = "block" if node.tagname == "math_block" else "inline"
+    self.body.append(convert(node.astext(), display=block))
+    raise SkipNode
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_html_math_renderer("mathml", (math, None), (math, None))
     app.add_directive("pycon", Example)
     app.add_directive("benchmark", Benchmark)
     app.add_directive("gpu-benchmarks", GpuBenchmarks)

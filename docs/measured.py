@@ -91,8 +91,17 @@ def _of_gpu(file: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _shapes(rows: Sequence[Mapping[str, Any]]) -> str:
-    titles = [(row["name"], *(str(row[each]) for each in SHAPE)) for row in rows if "size" in row]
-    return _table(["", *SHAPE], {title: {} for title in titles})
+    """A line for each shape; below, the values that all shapes share."""
+    shapes = {
+        row["name"]: {each: str(row[each]) for each in SHAPE} for row in rows if "size" in row
+    }
+    values = {each: {shape[each] for shape in shapes.values()} for each in SHAPE}
+    vary = [each for each in SHAPE if len(values[each]) > 1 or len(shapes) < 2]
+    table = _table(
+        ["", *vary], {(name, *(shape[each] for each in vary)): {} for name, shape in shapes.items()}
+    )
+    shared = ", ".join(f"`{each}` {values[each].pop()}" for each in SHAPE if each not in vary)
+    return f"{table}\n\nFor all: {shared}." if shared else table
 
 
 def _group(rows: Sequence[Mapping[str, Any]], group: str) -> str:
