@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args, overload
 
 from bilevel.arguments import choice, count, per_axis
-from bilevel.array_arguments import scale_or_default
+from bilevel.array_checks import scale_or_default
 from bilevel.axes import channels_first, channels_last
 from bilevel.errors import ArgumentError, BackendUnavailable, ShapeError
 from bilevel.official_padding import ROUTED_ATTENTION, Padding, Variant

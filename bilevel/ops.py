@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, overload
 
-from bilevel import array_arguments as check
+from bilevel import array_checks as check
 from bilevel import compose
 from bilevel.errors import ShapeError
 from bilevel.exchange import resolve

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bilevel.protocol import Array, Pullback, Routed
-from bilevel_cupy import gathered, passes
+from bilevel_cupy import forward_backward, gathered
 from bilevel_cupy.block_lists import token_tables
 from bilevel_cupy.call import MAX_AXES, Call, uniform_token_stride
 
@@ -28,7 +28,7 @@ def bra(xp: Any, q: Array, k: Array, v: Array, routed: Routed) -> Array:
         if not _fits(q, v, routed):
             return gathered.bra_vjp(xp, q, k, v, routed)[0]
         call = _call(xp, q, k, v, routed)
-        return passes.forward(xp, call, token_tables(xp, call))[0]
+        return forward_backward.forward(xp, call, token_tables(xp, call))[0]
 
 
 def bra_vjp(xp: Any, q: Array, k: Array, v: Array, routed: Routed) -> tuple[Array, Pullback]:
@@ -47,10 +47,12 @@ def bra_vjp(xp: Any, q: Array, k: Array, v: Array, routed: Routed) -> tuple[Arra
 def _vjp(xp: Any, q: Array, k: Array, v: Array, routed: Routed) -> tuple[Array, Pullback]:
     call = _call(xp, q, k, v, routed)
     tables = token_tables(xp, call)
-    out, lse = passes.forward(xp, call, tables)
+    out, lse = forward_backward.forward(xp, call, tables)
 
     def pullback(d_out: Array) -> tuple[Array, Array, Array]:
-        return passes.backward(xp, call, tables, out, lse, uniform_token_stride(xp, d_out))
+        return forward_backward.backward(
+            xp, call, tables, out, lse, uniform_token_stride(xp, d_out)
+        )
 
     return out, pullback
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from bilevel.errors import BackendUnavailable
 from bilevel.models.apply import apply, bind
+from bilevel.models.block_routes import routes
 from bilevel.models.config import PUBLISHED, BiFormerConfig
-from bilevel.models.official import from_official, to_official
-from bilevel.models.routing import routes
+from bilevel.models.official_names import from_official, to_official
 from bilevel.models.tree import parameter_shapes
 
 __all__ = [

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bilevel.errors import InputError
 from bilevel.models.config import BiFormerConfig
-from bilevel.models.official import from_official
+from bilevel.models.official_names import from_official
 
 
 def load_official(path: str | Path, config: BiFormerConfig | None = None) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """A BiFormer as a tree of layers: their kinds, sizes, our names and the official ones.
 
 From it follow the shapes of parameters (here), the layers of arrays (:mod:`array_layers`) and the
-names of the official releases (:mod:`official`). The torch modules are written by hand, since
+names of the official releases (:mod:`official_names`). The torch modules are written by hand, since
 people read, hook and wrap them; a test holds them to this tree.
 """
 

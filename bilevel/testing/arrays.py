@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from bilevel.array_arguments import FLOATS
+from bilevel.array_checks import FLOATS
 from bilevel.protocol import Array, Backend, Problem
 from bilevel.registry import describe
 

@@ -14,7 +14,7 @@ if "BILEVEL_COMPILE_KERNELS" not in os.environ:
     pytest.skip("kernels are compiled by: nox -s kernels", allow_module_level=True)
 
 from bilevel.grid import Grid
-from bilevel_cupy import kernels, passes
+from bilevel_cupy import forward_backward, kernels
 from bilevel_cupy.block_lists import token_tables
 from bilevel_cupy.call import Call
 from tests.backend_cupy.kernels import nvrtc
@@ -68,8 +68,8 @@ def launched(spatial: tuple[int, ...], regions: int, topk: int, channels: int, d
     index = np.empty((1, grid.num_regions, topk), np.int32)
     call = Call(x, x, x, index, grid, grid, 1.0)
     tables = token_tables(xp, call)
-    out, lse = passes.forward(xp, call, tables)
-    passes.backward(xp, call, tables, out, lse, x)
+    out, lse = forward_backward.forward(xp, call, tables)
+    forward_backward.backward(xp, call, tables, out, lse, x)
     return xp.launched
 
 
