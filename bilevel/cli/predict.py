@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
 from bilevel.errors import InputError
 
+AT_ONCE = 16
+"""Images that are read, and given to the model, together: as many are in memory at a time."""
+
 
 @dataclass(frozen=True)
 class Predict:
-    """Class of each image, by a trained run, and its probability."""
+    """Class of each image, by a trained run, and its probability. The answers come in the order of
+    the images, and those that cannot be read are named at the end."""
 
     run: Positional[Path]
     """Folder of the run."""
@@ -34,9 +40,31 @@ class Predict:
 
         run, model = load(self.run, self.device)
         task, view = task_of(run.config), data.reader(run.config)
-        inputs = [view(path) for path in self.images]  # all of them first: one may not be readable
-        with torch.inference_mode():
-            for path, image in zip(self.images, inputs, strict=True):
-                outputs = task.outputs(model, image[None].to(run.config.device), None)
-                [said] = task.describe(outputs, run.data.classes)
-                print(f"{path}: {said}")
+        unreadable: dict[Path, InputError] = {}
+        for begin in range(0, len(self.images), AT_ONCE):
+            inputs = _read(self.images[begin : begin + AT_ONCE], view, unreadable)
+            if not inputs:
+                continue
+            with torch.inference_mode():
+                images = torch.stack([image for _, image in inputs]).to(run.config.device)
+                said = task.describe(task.outputs(model, images, None), run.data.classes)
+            for (path, _), words in zip(inputs, said, strict=True):
+                print(f"{path}: {words}", flush=True)
+        if unreadable:
+            first, *others = unreadable
+            nor = f"; nor {', '.join(map(str, others))}" if others else ""
+            raise InputError(f"{unreadable[first]}{nor}")
+
+
+def _read(
+    paths: Sequence[Path], view: Callable[[Path], Any], unreadable: dict[Path, InputError]
+) -> list[tuple[Path, Any]]:
+    """Images as inputs of the model; what cannot be read is put apart, so that the others still
+    get their answers."""
+    inputs = []
+    for path in paths:
+        try:
+            inputs.append((path, view(path)))
+        except InputError as error:
+            unreadable[path] = error
+    return inputs

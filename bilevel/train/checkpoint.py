@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -15,22 +17,40 @@ from bilevel.models.tree import check_parameters
 from bilevel.train.step import State
 
 MODEL, OPTIMIZER = "model.", "optimizer."
+POSITION = "position"
 
 
-def save(path: Path, state: State) -> None:
-    """Write model, optimizer and step; the old file stays until all is written."""
+class Position(NamedTuple):
+    """Where a run is, in steps and epochs done, and the settings that brought it there."""
+
+    step: int
+    epoch: int
+    settings: Mapping[str, Any]
+    """As JSON has them."""
+
+
+def save(path: Path, state: State, epoch: int, settings: Mapping[str, Any]) -> None:
+    """Write model, optimizer and position; the old file stays until all is written.
+
+    Raises InputError if it cannot be written.
+    """
     tensors = {MODEL + name: tensor for name, tensor in state.model.state_dict().items()}
     for index, moments in state.optimizer.state_dict()["state"].items():
         tensors |= {f"{OPTIMIZER}{index}.{name}": tensor for name, tensor in moments.items()}
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    with replacing(path) as partial:
-        save_file(contiguous, partial, {"step": str(state.step)})
+    position = Position(state.step, epoch, settings)._asdict()
+    metadata = {POSITION: json.dumps(position)}  # one entry: of several, the order would be random
+    try:
+        with replacing(path) as partial:
+            save_file(contiguous, partial, metadata)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot write the checkpoint {path}: {error}") from error
 
 
-def read(path: Path, device: str) -> tuple[dict[str, Tensor], int]:
-    """All tensors of a checkpoint, and its step.
+def read(path: Path, device: str) -> tuple[dict[str, Tensor], Position]:
+    """All tensors of a checkpoint, and its position.
 
-    Raises InputError if the file is missing or is no safetensors file.
+    Raises InputError if the file is missing or is no checkpoint of a run.
     """
     try:
         with safe_open(path, "pt", device) as file:
@@ -38,9 +58,9 @@ def read(path: Path, device: str) -> tuple[dict[str, Tensor], int]:
             tensors = {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError) as error:
         raise InputError(f"expected a checkpoint at {path}: {error}") from error
-    if "step" not in metadata:
+    if POSITION not in metadata:
         raise InputError(f"expected a checkpoint of a run at {path}, got other tensors")
-    return tensors, int(metadata["step"])
+    return tensors, Position(**json.loads(metadata[POSITION]))
 
 
 def load_model(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
@@ -54,9 +74,9 @@ def load_model(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None
     model.load_state_dict(params)
 
 
-def restore(state: State, path: Path, device: str) -> State:
-    """The state as it was saved."""
-    tensors, step = read(path, device)
+def restore(state: State, path: Path, device: str) -> tuple[State, Position]:
+    """The state as it was saved, and its position."""
+    tensors, position = read(path, device)
     load_model(state.model, tensors, path)
     moments: dict[int, dict[str, Any]] = {}
     for key, tensor in tensors.items():
@@ -65,4 +85,4 @@ def restore(state: State, path: Path, device: str) -> State:
             moments.setdefault(int(index), {})[name] = tensor
     groups = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    return state._replace(step=step)
+    return state._replace(step=position.step), position

@@ -15,7 +15,11 @@ from bilevel.models import PUBLISHED, BiFormerConfig
 
 MODELS = PUBLISHED | {
     "biformer_micro": BiFormerConfig(
-        depths=(1, 1, 2, 1), embed_dims=(32, 64, 128, 256), regions=4, topk=(2, 4, 8, None)
+        depths=(1, 1, 2, 1),
+        embed_dims=(32, 64, 128, 256),
+        regions=4,
+        topk=(2, 4, 8, None),
+        drop_path=0.05,
     )
 }
 """The models that can be trained by name; the micro one learns small images on a CPU."""
@@ -34,7 +38,8 @@ class TrainConfig:
 
     data: Positional[str]
     """`digits`, or a folder of images: one folder per class, or such folders in `train` and
-    `val` (or `test`). Where nothing else is there to test on, a fifth of each class is held out."""
+    `val` (or `test`), by any of their usual names. Where nothing else is there to test on, a fifth
+    of each class is held out."""
     model: ModelName = "biformer_tiny"
     """The model to train."""
     image_size: int = 224
@@ -51,8 +56,9 @@ class TrainConfig:
     """Epochs in which the learning rate rises; then it falls to zero as a cosine."""
     label_smoothing: float = 0.1
     """Probability that the target spreads over all classes."""
-    drop_path: float = 0.1
-    """Probability with which the last block's branches are dropped (stochastic depth)."""
+    drop_path: float | None = None
+    """Probability with which the last block's branches are dropped (stochastic depth); by default
+    the model's own, with which it was published."""
     seed: int = 0
     """Of the initial weights, the order of the images and all that is random in training."""
     workers: int = 2
@@ -65,19 +71,17 @@ class TrainConfig:
     """What to train for."""
 
     def __post_init__(self) -> None:
-        for name, (rule, least, most) in _RANGES.items():
-            object.__setattr__(self, name, rule(name, getattr(self, name), least, most))
         choice("model", self.model, tuple(MODELS))
+        for name, (rule, least, most) in _RANGES.items():
+            if name != "drop_path" or self.drop_path is not None:
+                object.__setattr__(self, name, rule(name, getattr(self, name), least, most))
         choice("task", self.task, get_args(TaskName))
 
     def architecture(self, num_classes: int, in_chans: int) -> BiFormerConfig:
         """The model of the run, for classes and channels of its data."""
-        return replace(
-            MODELS[self.model],
-            num_classes=num_classes,
-            in_chans=in_chans,
-            drop_path=self.drop_path,
-        )
+        model = MODELS[self.model]
+        drop_path = model.drop_path if self.drop_path is None else self.drop_path
+        return replace(model, num_classes=num_classes, in_chans=in_chans, drop_path=drop_path)
 
 
 _RANGES: Mapping[str, tuple[Callable[..., float], float, float]] = {
@@ -102,7 +106,6 @@ DIGITS = TrainConfig(
     batch_size=64,
     lr=2e-3,
     warmup_epochs=2,
-    drop_path=0.05,
     workers=0,
 )
 """What `bilevel train digits` does unless told otherwise."""

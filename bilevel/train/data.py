@@ -8,18 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
-from torchvision.datasets import ImageFolder
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from bilevel.errors import InputError
+from bilevel.train import splits, views
 from bilevel.train.config import DIGITS, TrainConfig
 
 HELD_OUT = 0.2
-HELD_OUT_FOLDERS = ("val", "test")
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Batch(NamedTuple):
@@ -50,6 +47,8 @@ class Data(NamedTuple):
     in_chans: int
     train: Dataset[tuple[Tensor, int]]
     test: Dataset[tuple[Tensor, int]]
+    notes: Sequence[str] = ()
+    """Where they come from, and what was left out: lines to show."""
 
     def summary(self) -> Summary:
         """The classes, and how much there is."""
@@ -112,6 +111,14 @@ def _batches(loader: DataLoader[Any], device: str) -> Iterator[Batch]:
     except InputError as error:
         # From a worker process the message comes wrapped in a traceback; its last line is ours.
         raise InputError(str(error).strip().splitlines()[-1].split("InputError: ")[-1]) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        # Most often there is no shared memory left, in which they hand over what they read.
+        raise InputError(
+            "a process that reads images ended early; use fewer of them, or --workers 0: "
+            f"{str(error).strip().splitlines()[-1]}"
+        ) from None
 
 
 def _length(dataset: Dataset[Any]) -> int:
@@ -121,14 +128,12 @@ def _length(dataset: Dataset[Any]) -> int:
 def reader(config: TrainConfig) -> Any:
     """From the path of an image file to a model's input ``(C, H, W)``, as in testing."""
     if config.data == DIGITS.data:
-        see = _digit_view(config.image_size)
-        return lambda path: see(np.array(_read(path, "L").resize((8, 8), Image.Resampling.BOX)))
-    view = _test_view(config.image_size)
-    return lambda path: view(_read_rgb(path))
+        return v2.Compose([views.read_digit, views.digit_view(config.image_size)])
+    return v2.Compose([views.read_rgb, views.test_view(config.image_size)])
 
 
 class _Viewed(Dataset[tuple[Tensor, int]]):
-    """Images in memory, seen through a transform."""
+    """Images, or what a view makes images of, with their labels."""
 
     def __init__(self, images: Any, labels: Any, view: Any) -> None:
         self.images, self.labels, self.view = images, labels, view
@@ -150,97 +155,20 @@ def _digits(size: int) -> Data:
     a, b, a_labels, b_labels = train_test_split(
         images, labels, test_size=HELD_OUT, stratify=labels, random_state=0
     )
-    view = _digit_view(size)
-    jitter = v2.RandomAffine(degrees=10, translate=(0.1, 0.1), scale=(0.9, 1.1), fill=-1.0)
-    train = _Viewed(a, a_labels, v2.Compose([view, jitter]))
-    return Data(tuple("0123456789"), 1, train, _Viewed(b, b_labels, view))
-
-
-def _digit_view(size: int) -> v2.Compose:
-    return v2.Compose(
-        [
-            v2.ToImage(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Resize(size, v2.InterpolationMode.BILINEAR),
-            v2.Normalize([0.5], [0.5]),
-        ]
-    )
+    train = _Viewed(a, a_labels, views.digit_train_view(size))
+    return Data(tuple("0123456789"), 1, train, _Viewed(b, b_labels, views.digit_view(size)))
 
 
 def _folder(path: Path, size: int) -> Data:
-    if not path.is_dir():
-        raise InputError(f"expected 'digits' or a folder of images, found no folder at {path}")
-    train_view, test_view = _train_view(size), _test_view(size)
-    # A folder of images called train is a class of its own, among other vehicles say.
-    nested = any(entry.is_dir() for entry in path.glob("train/*"))
-    root = path / "train" if nested else path
-    held_out = next((path / name for name in HELD_OUT_FOLDERS if (path / name).is_dir()), None)
-    if root != path and held_out is not None:
-        train = _image_folder(root, train_view)
-        test = _image_folder(held_out, test_view)
-        if train.classes != test.classes:
-            raise InputError(
-                f"expected the same classes in {root} and {held_out}, got {train.classes} "
-                f"and {test.classes}"
-            )
-        return Data(train.classes, 3, train, test)
-    train, test = _image_folder(root, train_view), _image_folder(root, test_view)
-    from sklearn.model_selection import train_test_split
-
-    try:
-        a, b = train_test_split(
-            range(len(train)), test_size=HELD_OUT, stratify=train.targets, random_state=0
-        )
-    except ValueError as error:
-        raise InputError(f"too few images in {root} to hold some out: {error}") from error
-    return Data(train.classes, 3, Subset(train, a), Subset(test, b))
-
-
-def _image_folder(path: Path, view: v2.Compose) -> ImageFolder:
-    try:
-        folder = ImageFolder(path, view, loader=_read_rgb)
-    except FileNotFoundError as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"expected one folder of images per class in {path}: {reason}") from error
-    if len(folder.classes) < 2:
-        raise InputError(f"expected two classes or more in {path}, got {folder.classes}")
-    return folder
-
-
-def _read_rgb(path: str | Path) -> Image.Image:
-    return _read(path, "RGB")
-
-
-def _read(path: str | Path, mode: str) -> Image.Image:
-    """An image file, upright, in 8 bits per channel."""
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I;16"):
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            if upright.mode in ("I", "F"):
-                raise OSError(f"pixels of mode {upright.mode!r} have no range; save it in 8 bits")
-            if "transparency" in upright.info:
-                upright = upright.convert("RGBA")
-            return upright.convert(mode)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"cannot read the image {path}: {error}") from error
-
-
-def _train_view(size: int) -> v2.Compose:
-    crop = v2.RandomResizedCrop(size, interpolation=v2.InterpolationMode.BICUBIC)
-    return v2.Compose([crop, v2.RandomHorizontalFlip(), *_normalised()])
-
-
-def _test_view(size: int) -> v2.Compose:
-    """The official evaluation: the shorter side to size / 0.875, then the centre."""
-    resize = v2.Resize(round(size / 0.875), v2.InterpolationMode.BICUBIC)
-    return v2.Compose([resize, v2.CenterCrop(size), *_normalised()])
-
-
-def _normalised() -> tuple[v2.Transform, ...]:
-    return (
-        v2.ToImage(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+    found = splits.find(path)
+    train, test = (
+        _Viewed(*_labelled(split), v2.Compose([views.read_rgb, view(size)]))
+        for split, view in ((found.train, views.train_view), (found.test, views.test_view))
     )
+    return Data(list(found.train.images), 3, train, test, found.notes)
+
+
+def _labelled(split: splits.Split) -> tuple[list[str], list[int]]:
+    """The paths of all images, and their labels."""
+    pairs = [(p, label) for label, paths in enumerate(split.images.values()) for p in paths]
+    return [path for path, _ in pairs], [label for _, label in pairs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from bilevel.train import checkpoint, data, pictures, table
 from bilevel.train.config import TrainConfig
 from bilevel.train.metrics import Sums
 from bilevel.train.progress import Display, display
-from bilevel.train.run import Run, build_model, create, find_data, reopen
+from bilevel.train.run import Run, build_model, check_settings, create, find_data, reopen
 from bilevel.train.step import State, evaluate, initial_state, step
 from bilevel.train.table import Row
 
@@ -41,7 +42,11 @@ def train(config: TrainConfig, console: Console) -> dict[str, float]:
     model = build_model(config, architecture)
     state = initial_state(model, config, data.steps_per_epoch(images.train, config))
     run = create(config, architecture, images.summary())
-    console.print(f"training {config.model} on {config.data}, run folder {run.folder}")
+    console.print(
+        f"training {config.model}, drop path {run.config.drop_path}, on {config.data}, "
+        f"run folder {run.folder}"
+    )
+    _say(images.notes, console)
     return _epochs(run, images, state, [], console)
 
 
@@ -53,11 +58,18 @@ def resume(folder: Path, console: Console) -> dict[str, float]:
     model = build_model(run.config, run.architecture)
     steps = data.steps_per_epoch(images.train, run.config)
     state = initial_state(model, run.config, steps)
-    state = checkpoint.restore(state, run.checkpoint, run.config.device)
-    epoch = state.step // steps
+    state, position = checkpoint.restore(state, run.checkpoint, run.config.device)
+    changes = check_settings(run, position)
+    epoch = position.epoch
     rows = table.read(run.table, epoch)
     console.print(f"going on after epoch {epoch} of {run.config.epochs}, run folder {run.folder}")
+    _say([*changes, *images.notes], console)
     return _epochs(run, images, state, rows, console)
+
+
+def _say(lines: Sequence[str], console: Console) -> None:
+    for line in lines:
+        console.print(line)
 
 
 def _epochs(
@@ -73,7 +85,7 @@ def _epochs(
             rows = [*rows, row]
             # In this order: of a table that is ahead of the checkpoint, the last row is redone.
             table.write(rows, run.table)
-            checkpoint.save(run.checkpoint, state)
+            checkpoint.save(run.checkpoint, state, epoch, run.lasting())
     pictures.save(pictures.curves(rows), run.curves)
     with torch.inference_mode():
         figure = state.task.draw(state.model.eval(), test, images.classes)

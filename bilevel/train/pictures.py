@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from bilevel.files import replacing
+from bilevel.train.lettering import legible, style
 from bilevel.train.table import PARTS, Row, measured
 
 ROWS, COLUMNS = 6, 8
@@ -27,14 +28,15 @@ def curves(rows: Sequence[Row]) -> Figure:
         for label, part in parts.items():
             if name in part[0]:
                 axes.plot(epochs, [row[name] for row in part], marker=".", label=label)
-        axes.set(xlabel="epoch", ylabel=name)
+        axes.set(xlabel="epoch")
+        axes.set_ylabel(shown := legible(name), **style(shown))
         axes.grid(alpha=0.3)
         axes.legend()
     return figure
 
 
 class Seen(NamedTuple):
-    """An image ``(C, H, W)``, what is said of it, and whether that is right."""
+    """An image ``(C, H, W)``, what is said of it, in legible letters, and whether that is right."""
 
     image: Tensor
     caption: str
@@ -50,7 +52,8 @@ def sheet(images: Sequence[Seen], title: str) -> Figure:
         image = seen.image.cpu().permute(1, 2, 0)
         low, high = image.min(), image.max()
         axes.imshow(((image - low) / (high - low).clamp(min=1e-6)).numpy(), cmap="gray")
-        axes.set_title(seen.caption, fontsize=9, color="black" if seen.right else "red")
+        color = "black" if seen.right else "red"
+        axes.set_title(seen.caption, fontsize=9, color=color, **style(seen.caption))
     figure.suptitle(title)
     return figure
 

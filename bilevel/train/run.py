@@ -6,17 +6,21 @@ import json
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
+from shutil import rmtree
+from typing import Any
 
 from torch import nn
 
 from bilevel.errors import InputError
+from bilevel.files import replacing
 from bilevel.models import BiFormerConfig
 from bilevel.train import checkpoint, data
 from bilevel.train.config import DIGITS, TrainConfig
+from bilevel.train.folders import ARCHITECTURE, CONFIG, DATA
 from bilevel.train.tasks import task_of
 
-CONFIG, DATA = "config.json", "data.json"
-ARCHITECTURE = "architecture"
+MAY_CHANGE = ("data", "workers", "device", "out")
+"""Settings that say where and how a run is computed, not what; nothing is said of a change."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,15 @@ class Run:
     architecture: BiFormerConfig
     """The whole model: a name may mean another one in a later version."""
     data: data.Summary
+
+    def settings(self) -> dict[str, Any]:
+        """The config and the model, as types that JSON has."""
+        config = asdict(self.config) | {"out": str(self.folder)}
+        return config | {ARCHITECTURE: self.architecture.to_dict()}
+
+    def lasting(self) -> dict[str, Any]:
+        """Those of the settings that a run which goes on must keep, and its epochs."""
+        return {name: v for name, v in self.settings().items() if name not in MAY_CHANGE}
 
     @property
     def checkpoint(self) -> Path:
@@ -55,15 +68,28 @@ def create(config: TrainConfig, architecture: BiFormerConfig, summary: data.Summ
 
     Raises InputError if the folder exists, so that no run is overwritten, or cannot be created.
     """
-    wanted = config.out or _next_free(Path(config.data).name)
     if config.data != DIGITS.data:
         config = replace(config, data=str(Path(config.data).resolve()))
-    folder = _new_folder(wanted)
-    run = Run(folder, replace(config, out=folder), architecture, summary)
-    settings = asdict(run.config) | {"out": str(folder), ARCHITECTURE: architecture.to_dict()}
-    for name, values in ((CONFIG, settings), (DATA, summary._asdict())):
-        (folder / name).write_text(json.dumps(values, indent=2) + "\n")
+    folder = config.out or _next_free(Path(config.data).name or "root")
+    config = replace(config, out=folder, drop_path=architecture.drop_path)
+    run = Run(folder, config, architecture, summary)
+    try:
+        folder.mkdir(parents=True)
+        _begin(run)
+    except OSError as error:
+        raise InputError(f"cannot create the folder of the run {folder}: {error}") from error
     return run
+
+
+def _begin(run: Run) -> None:
+    """Write the files that say what a run is, all or none."""
+    try:
+        for name, values in ((CONFIG, run.settings()), (DATA, run.data._asdict())):
+            with replacing(run.folder / name) as partial:
+                partial.write_text(json.dumps(values, indent=2) + "\n")
+    except OSError:
+        rmtree(run.folder, ignore_errors=True)
+        raise
 
 
 def reopen(folder: Path, device: str | None = None) -> Run:
@@ -108,6 +134,31 @@ def find_data(run: Run) -> data.Data:
     return found
 
 
+def check_settings(run: Run, position: checkpoint.Position) -> list[str]:
+    """What changed in the settings since a checkpoint, and what comes of it, in words.
+
+    Raises InputError if it is something that must not change, or if there are fewer epochs than
+    are done.
+    """
+    now, then = run.lasting(), dict(position.settings)
+    epochs, before = now.pop("epochs"), then.pop("epochs", None)
+    changed = [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
+    if changed:
+        said = ", ".join(f"{n} was {then.get(n)!r} and is {now.get(n)!r}" for n in changed)
+        raise InputError(
+            f"expected the settings that the run began with in {run.folder / CONFIG}, but {said}; "
+            "set them back, or begin a new run"
+        )
+    if epochs < position.epoch:
+        raise InputError(
+            f"expected epochs of at least {position.epoch} in {run.folder / CONFIG}, as many as "
+            f"are done, got {epochs}"
+        )
+    if epochs == before:
+        return []
+    return [f"epochs was {before} and is {epochs}: the learning rate goes on as in {epochs} epochs"]
+
+
 def build_model(config: TrainConfig, architecture: BiFormerConfig) -> nn.Module:
     """The model of a run with new weights, on its device.
 
@@ -145,11 +196,3 @@ def _summary(path: Path) -> data.Summary:
 def _next_free(name: str) -> Path:
     """The first of ``runs/name-1``, ``runs/name-2`` and so on that is not there yet."""
     return next(path for i in count(1) if not (path := Path("runs", f"{name}-{i}")).exists())
-
-
-def _new_folder(path: Path) -> Path:
-    try:
-        path.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"cannot create the folder of the run {path}: {error}") from error
-    return path

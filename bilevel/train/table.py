@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from bilevel.errors import InputError
 from bilevel.files import replacing
@@ -33,11 +33,14 @@ def measured(row: Row, part: str) -> dict[str, float]:
 
 
 def write(rows: list[Row], path: Path) -> None:
-    """Write rows, one or more, all with the same names."""
+    """Write rows, one or more, all with the same names.
+
+    Whatever a number is, it is written as it will be when it was read and is written again.
+    """
     with replacing(path) as partial, partial.open("w", newline="") as file:
         table = csv.DictWriter(file, list(rows[0]))
         table.writeheader()
-        table.writerows(rows)
+        table.writerows(_numbers(row) for row in rows)
 
 
 def read(path: Path, epochs: int) -> list[Row]:
@@ -55,5 +58,5 @@ def read(path: Path, epochs: int) -> list[Row]:
     return rows[:epochs]
 
 
-def _numbers(row: dict[str, str]) -> Row:
-    return {name: float(text) for name, text in row.items()} | {"epoch": int(row["epoch"])}
+def _numbers(row: Mapping[str, Any]) -> Row:
+    return {name: float(value) for name, value in row.items()} | {"epoch": int(row["epoch"])}

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from bilevel.models import BiFormer
 from bilevel.train.config import TrainConfig
 from bilevel.train.data import Batch
+from bilevel.train.lettering import caption
 from bilevel.train.metrics import Sums
 from bilevel.train.pictures import SHEET, Seen, sheet
 from bilevel.train.tasks.task import Task
@@ -63,7 +64,7 @@ def _draw(model: nn.Module, batches: Iterable[Batch], classes: Sequence[str]) ->
     for images, labels in batches:
         found = model(images).argmax(-1)
         for image, label, best in zip(images, labels.tolist(), found.tolist(), strict=True):
-            seen = Seen(image, f"{classes[label]} → {classes[best]}", label == best)
+            seen = Seen(image, caption(classes[label], classes[best]), label == best)
             (right if seen.right else wrong).append(seen)
         wrong, right = wrong[: SHEET // 2], right[:SHEET]
     return sheet([*wrong, *right], "label → prediction")

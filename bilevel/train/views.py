@@ -1,0 +1,79 @@
+"""From image files to the inputs of a model, in training and in testing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torchvision.transforms import v2
+
+from bilevel.errors import InputError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def read_rgb(path: str) -> Image.Image:
+    """An image file, upright, in 8 bits per channel. Raises InputError if it is none."""
+    return _read(path, "RGB")
+
+
+def read_digit(path: str) -> Any:
+    """An image file as one of the digits: 8 x 8 pixels, grey. Raises InputError if it is none."""
+    return np.array(_read(path, "L").resize((8, 8), Image.Resampling.BOX))
+
+
+def _read(path: str, mode: str) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I;16"):
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            if upright.mode in ("I", "F"):
+                raise OSError(f"pixels of mode {upright.mode!r} have no range; save it in 8 bits")
+            if "transparency" in upright.info:
+                upright = upright.convert("RGBA")
+            return upright.convert(mode)
+    except Exception as error:  # decoders of broken files raise whatever they stumble over
+        raise InputError(
+            f"cannot read the image {path}: {error or type(error).__name__}"
+        ) from error
+
+
+def digit_view(size: int) -> v2.Compose:
+    """From a digit to the input of a model."""
+    return v2.Compose(
+        [
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Resize(size, v2.InterpolationMode.BILINEAR),
+            v2.Normalize([0.5], [0.5]),
+        ]
+    )
+
+
+def digit_train_view(size: int) -> v2.Compose:
+    """The same, jittered."""
+    jitter = v2.RandomAffine(degrees=10, translate=(0.1, 0.1), scale=(0.9, 1.1), fill=-1.0)
+    return v2.Compose([digit_view(size), jitter])
+
+
+def train_view(size: int) -> v2.Compose:
+    """From an image to the input of a model: a random part of it, flipped or not."""
+    crop = v2.RandomResizedCrop(size, interpolation=v2.InterpolationMode.BICUBIC)
+    return v2.Compose([crop, v2.RandomHorizontalFlip(), *_normalised()])
+
+
+def test_view(size: int) -> v2.Compose:
+    """The official evaluation: the shorter side to size / 0.875, then the centre."""
+    resize = v2.Resize(round(size / 0.875), v2.InterpolationMode.BICUBIC)
+    return v2.Compose([resize, v2.CenterCrop(size), *_normalised()])
+
+
+def _normalised() -> tuple[v2.Transform, ...]:
+    return (
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+    )
