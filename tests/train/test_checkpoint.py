@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from bilevel import WeightsError
+from bilevel import InputError, WeightsError
 from bilevel.train import checkpoint, run
 from bilevel.train.step import initial_state
 
@@ -25,16 +25,16 @@ def test_a_checkpoint_that_fails_to_be_written_leaves_the_old_one(
         raise OSError("No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        checkpoint.save(trained.checkpoint, state)
+    with pytest.raises(InputError, match="cannot write the checkpoint .*: No space left"):
+        checkpoint.save(trained.checkpoint, state, 1, {})
     assert trained.checkpoint.read_bytes() == before
     assert not [path for path in copied.iterdir() if "partial" in path.name]
 
 
 def test_weights_of_another_model_are_refused_and_change_nothing(copied: Path) -> None:
     trained, _ = run.load(copied)
-    tensors, step = checkpoint.read(trained.checkpoint, "cpu")
-    assert step == 12
+    tensors, position = checkpoint.read(trained.checkpoint, "cpu")
+    assert position == (12, 3, trained.lasting())
     other = torch.nn.Linear(3, 2)
     before = other.weight.clone()
     with pytest.raises(WeightsError, match="expected the 2 parameters of the model of"):

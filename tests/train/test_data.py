@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from bilevel import InputError
-from bilevel.train import data
+from bilevel.train import data, views
 from bilevel.train.config import DIGITS, TrainConfig
 
 CONFIG = TrainConfig(data="", image_size=32, batch_size=4, workers=0)
@@ -23,9 +23,8 @@ CONFIG = TrainConfig(data="", image_size=32, batch_size=4, workers=0)
 def test_digits_hold_out_a_fifth_and_share_no_image() -> None:
     source: Any = data.find(replace(DIGITS, image_size=32))
     assert (len(source.train), len(source.test)) == (1437, 360)
-    test = {image.numpy().tobytes() for image, _ in source.test}
-    train = {source.train.view.transforms[0](i).numpy().tobytes() for i in source.train.images}
-    assert len(test & train) == 0
+    test = {image.tobytes() for image in source.test.images}
+    assert test.isdisjoint(image.tobytes() for image in source.train.images)
     labels = np.bincount([label for _, label in source.test])
     assert labels.min() >= 34  # as many of each class as there are
 
@@ -37,7 +36,7 @@ def test_a_digit_read_from_a_file_is_the_digit_of_the_set(tmp_path: Path) -> Non
     Image.fromarray(image).resize((64, 64), Image.Resampling.NEAREST).save(tmp_path / "digit.png")
     read = data.reader(DIGITS)(tmp_path / "digit.png")
     assert read.shape == (1, 64, 64)
-    assert torch.equal(read, data._digit_view(64)(image))
+    assert torch.equal(read, views.digit_view(64)(image))
 
 
 def test_a_folder_of_classes_is_split_by_class(stripes: Path) -> None:
@@ -45,24 +44,25 @@ def test_a_folder_of_classes_is_split_by_class(stripes: Path) -> None:
     assert list(source.classes) == ["across", "down"]
     assert (len(source.train), len(source.test)) == (16, 4)
     assert sorted(label for _, label in source.test) == [0, 0, 1, 1]
-    assert set(source.train.indices).isdisjoint(source.test.indices)
+    assert set(source.train.images).isdisjoint(source.test.images)
 
 
 def test_train_and_val_folders_are_taken_as_they_are(stripes: Path, tmp_path: Path) -> None:
-    shutil.copytree(stripes, tmp_path / "train")
-    shutil.copytree(stripes, tmp_path / "val")
-    alone = data.find(replace(CONFIG, data=str(tmp_path / "train")))
-    shutil.move(tmp_path / "val", tmp_path / "elsewhere")
-    without_val = data.find(replace(CONFIG, data=str(tmp_path)))
+    root = tmp_path / "images"
+    shutil.copytree(stripes, root / "train")
+    shutil.copytree(stripes, root / "val")
+    alone = data.find(replace(CONFIG, data=str(root / "train")))
+    shutil.move(root / "val", tmp_path / "elsewhere")
+    without_val = data.find(replace(CONFIG, data=str(root)))
     assert without_val.summary() == alone.summary()
-    shutil.move(tmp_path / "elsewhere", tmp_path / "val")
-    (tmp_path / "val" / "down" / "0.png").unlink()
-    source: Any = data.find(replace(CONFIG, data=str(tmp_path)))
+    shutil.move(tmp_path / "elsewhere", root / "val")
+    (root / "val" / "down" / "0.png").unlink()
+    source: Any = data.find(replace(CONFIG, data=str(root)))
     assert (len(source.train), len(source.test)) == (20, 19)
-    shutil.rmtree(tmp_path / "val" / "down")
-    shutil.copytree(stripes / "across", tmp_path / "val" / "up")
+    shutil.rmtree(root / "val" / "down")
+    shutil.copytree(stripes / "across", root / "val" / "up")
     with pytest.raises(InputError, match=r"expected the same classes in .*train and .*val"):
-        data.find(replace(CONFIG, data=str(tmp_path)))
+        data.find(replace(CONFIG, data=str(root)))
 
 
 def test_a_seed_orders_and_augments_the_same_way_again(stripes: Path) -> None:
@@ -77,15 +77,37 @@ def test_a_seed_orders_and_augments_the_same_way_again(stripes: Path) -> None:
     assert not torch.equal(first(1), first(2))
 
 
-@pytest.mark.parametrize("name", ["digits", "folder"])
-def test_training_images_are_augmented_and_test_images_are_not(name: str, stripes: Path) -> None:
-    config = replace(CONFIG, data=DIGITS.data if name == "digits" else str(stripes))
-    found = data.find(config)
+@pytest.mark.parametrize("name", ["digits", "classes", "splits"])
+def test_training_images_are_augmented_and_test_images_are_not(
+    name: str, stripes: Path, tmp_path: Path
+) -> None:
+    if name == "splits":
+        shutil.copytree(stripes, tmp_path / "train")
+        shutil.copytree(stripes, tmp_path / "val")
+    folder = tmp_path if name == "splits" else stripes
+    config = replace(CONFIG, data=DIGITS.data if name == "digits" else str(folder))
+    found: Any = data.find(config)
+    by_hand = seen_as_it_is(found.test.images[3], name)
+    torch.testing.assert_close(found.test[3][0].as_subclass(torch.Tensor), by_hand)
     train, test = (
         torch.stack([part[0][0] for _ in range(4)]) for part in (found.train, found.test)
     )
     assert not torch.equal(train[:2], train[2:])
     assert torch.equal(test, test[:1].expand_as(test))
+
+
+def seen_as_it_is(image: Any, name: str) -> torch.Tensor:
+    """An image of 40 x 40 pixels, or a digit, as the input of a model in testing, by hand."""
+    if name == "digits":
+        pixels = torch.from_numpy(image)[None].float() / 255
+        wide = torch.nn.functional.interpolate(pixels[None], (32, 32), mode="bilinear")[0]
+        return (wide - 0.5) / 0.5
+    with Image.open(image) as file:
+        # 32 / 0.875 is 37 pixels, of which the middle 32 are seen.
+        large = file.convert("RGB").resize((37, 37), Image.Resampling.BICUBIC)
+    whole = torch.from_numpy(np.array(large)).permute(2, 0, 1) / 255
+    mean, std = (torch.tensor(x)[:, None, None] for x in (views.IMAGENET_MEAN, views.IMAGENET_STD))
+    return (whole[:, 2:34, 2:34] - mean) / std
 
 
 @pytest.mark.parametrize("size", [3, 5, 16, 17])
@@ -120,8 +142,7 @@ def test_every_test_image_is_seen_once_and_unchanged(stripes: Path) -> None:
     for a, b in zip(first, second, strict=True):
         assert all(map(torch.equal, a, b))
     view = data.reader(config)
-    path, _ = source.test.dataset.samples[source.test.indices[0]]
-    assert torch.equal(view(path), source.test[0][0])
+    assert torch.equal(view(source.test.images[0]), source.test[0][0])
 
 
 def test_images_of_all_kinds_are_read_alike(tmp_path: Path) -> None:
@@ -170,7 +191,7 @@ def test_a_class_called_train_is_a_class(stripes: Path, tmp_path: Path) -> None:
         (None, "expected 'digits' or a folder of images, found no folder at"),
         ([], "expected one folder of images per class"),
         (["a"], "expected one folder of images per class"),
-        (["a/0.png"], "expected two classes or more in"),
+        (["a/0.png"], "two classes or more, in"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_an_error(

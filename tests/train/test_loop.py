@@ -86,10 +86,10 @@ def test_a_stop_between_table_and_checkpoint_loses_nothing(
 ) -> None:
     save = checkpoint.save
 
-    def stop_after_two(path: Path, state: State) -> None:
-        if state.step == 3 * 4:
+    def stop_after_two(path: Path, state: State, epoch: int, settings: Any) -> None:
+        if epoch == 3:
             raise KeyboardInterrupt
-        save(path, state)
+        save(path, state, epoch, settings)
 
     monkeypatch.setattr(checkpoint, "save", stop_after_two)
     with pytest.raises(KeyboardInterrupt):

@@ -42,7 +42,7 @@ def test_the_whole_model_is_saved(trained: Any) -> None:
     saved = json.loads((trained.folder / "config.json").read_text())
     assert (saved["model"], saved["epochs"], saved["seed"]) == ("biformer_micro", 3, 0)
     micro = configs.MODELS["biformer_micro"]
-    expected = replace(micro, num_classes=2, drop_path=0.1)
+    expected = replace(micro, num_classes=2, drop_path=0.05)
     assert BiFormerConfig.from_dict(saved["architecture"]) == expected
 
 
