@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any, get_args
 
@@ -128,3 +130,72 @@ def test_a_run_does_not_depend_on_what_was_drawn_before(
 ) -> None:
     torch.rand(3)
     assert first_step(config, tmp_path / "run", quiet, monkeypatch) == usual
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_drop_path_is_the_models_own_unless_it_is_given(name: str) -> None:
+    own = MODELS[name].drop_path
+    assert own > 0
+    for config in (TrainConfig(data=""), configs.DIGITS):
+        assert replace(config, model=name).architecture(2, 3).drop_path == own
+        given = replace(config, model=name, drop_path=0.0)
+        assert given.architecture(2, 3).drop_path == 0.0
+
+
+def test_the_drop_path_that_was_resolved_is_saved_and_shown(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*args: Any) -> None:
+        raise Stop
+
+    monkeypatch.setattr(loop, "step", stop)
+    for given, expected in ((None, 0.05), (0.25, 0.25)):
+        said, out = StringIO(), tmp_path / str(given)
+        with pytest.raises(Stop):
+            loop.train(replace(config, drop_path=given, out=out), Console(file=said, width=500))
+        saved = json.loads((out / "config.json").read_text())
+        assert (saved["drop_path"], saved["architecture"]["drop_path"]) == (expected, expected)
+        assert f"training biformer_micro, drop path {expected}, on" in said.getvalue()
+        assert "train: 16 images of 2 classes in" in said.getvalue()
+        assert "test: 4 images held out of these" in said.getvalue()
+
+
+def test_each_epoch_and_each_seed_has_its_own_order_and_augmentation(
+    config: TrainConfig, quiet: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[list[int], float]] = []
+
+    def step(state: State, batch: Batch) -> Any:
+        seen.append((batch.labels.tolist(), float(batch.images.sum())))
+        seen[-1] = (*seen[-1], float(torch.rand(())))  # what drop path draws from
+        return real(state, batch)
+
+    real = loop.step
+    monkeypatch.setattr(loop, "step", step)
+    for seed in (0, 1):
+        loop.train(replace(config, seed=seed, epochs=2, out=tmp_path / str(seed)), quiet)
+    steps = len(seen) // 4
+    epochs = [seen[i * steps : (i + 1) * steps] for i in range(4)]
+    for part in range(3):
+        assert len({str([entry[part] for entry in epoch]) for epoch in epochs}) == 4
+
+
+def test_the_data_the_device_and_the_folder_arrive(
+    config: TrainConfig, quiet: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def step(state: State, batch: Batch) -> None:
+        seen["model"] = {p.device.type for p in state.model.parameters()}
+        seen["batch"] = {batch.images.device.type, batch.labels.device.type}
+        seen["channels"] = batch.images.shape[1]
+        raise Stop
+
+    monkeypatch.setattr(loop, "step", step)
+    for name, channels in (("digits", 1), (config.data, 3)):
+        for device in ("cpu", "meta"):
+            out = tmp_path / f"{channels}-{device}"
+            with pytest.raises(Stop):
+                loop.train(replace(config, data=name, device=device, out=out), quiet)
+            assert seen == {"model": {device}, "batch": {device}, "channels": channels}
+            assert (out / "config.json").is_file()

@@ -16,7 +16,20 @@ from bilevel.train.pictures import Seen, sheet
 
 NAMES = (
     *("$1_bill", "100$", "$a$", "a^2", "x_1", r"\frac{1}{2}", r"$\frac{", "50%", "{}", "a&b", "#1"),
-    *("猫", "кот", "قطة", "🐈", "ñandú", "a\nb", "a\tb", "\x07", "\udcff", "e\u0301", "\u200b", "_x"),
+    *(
+        "猫",
+        "кот",
+        "قطة",
+        "🐈",
+        "ñandú",
+        "a\nb",
+        "a\tb",
+        "\x07",
+        "\udcff",
+        "e\u0301",
+        "\u200b",
+        "_x",
+    ),
     *("x" * 300, "猫" * 80, "$" * 90, "", " "),
 )
 
@@ -50,7 +63,9 @@ def test_random_names_are_drawn_without_warnings() -> None:
     image = torch.zeros(1, 4, 4)
     for _ in range(6):
         names = [
-            "".join(chr(draw.choice((36, 92, 94, 95, 123, draw.randrange(1, 0xFFFF)))) for _ in "12")
+            "".join(
+                chr(draw.choice((36, 92, 94, 95, 123, draw.randrange(1, 0xFFFF)))) for _ in "12"
+            )
             for _ in range(96)
         ]
         seen = [Seen(image, caption(*pair), True) for pair in zip(names[::2], names[1::2])]

@@ -84,6 +84,39 @@ def test_runs_are_never_overwritten(
     assert all((tmp_path / folder / "config.json").is_file() for folder in folders)
 
 
+def test_a_run_that_began_within_its_data_is_tested_and_goes_on(
+    config: TrainConfig,
+    stripes: Path,
+    quiet: Console,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = Path(shutil.copytree(stripes, tmp_path / "images"))
+    monkeypatch.chdir(root)
+    short = replace(config, epochs=1)
+    for data_name in (".", "../images", "down/.."):
+        loop.train(replace(short, data=data_name), quiet)
+    loop.train(replace(short, data=".", out=Path("down", "a run")), quiet)
+    folders = [*(Path("runs", f"images-{i}") for i in (1, 2, 3)), Path("down", "a run")]
+    assert sorted(path for path in (root / "runs").iterdir()) == [root / f for f in folders[:3]]
+    for folder in folders:
+        run, _ = runs.load(folder)
+        assert run.data == (["across", "down"], 3, 16, 4)
+        assert runs.find_data(run).summary() == run.data
+        loop.resume(folder, quiet)
+    monkeypatch.chdir(root / "down")
+    assert begin(replace(short, data="..")).folder == Path("runs", "images-1")
+
+
+def test_the_root_of_all_folders_has_a_name_too(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = data.find(config)
+    run = runs.create(replace(config, data="/"), config.architecture(2, 3), found.summary())
+    assert run.folder == Path("runs", "root-1")
+
+
 def test_a_folder_that_cannot_be_created_is_an_error(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,3 +46,14 @@ def test_what_is_no_table_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "metrics.csv").write_text(text)
     with pytest.raises(InputError, match=r"expected the (table|rows) of .*metrics\.csv"):
         table.read(tmp_path / "metrics.csv", 1)
+
+
+@pytest.mark.parametrize("value", [3, True, np.float32(0.1), np.int64(7), torch.tensor(0.1), 1e-9])
+def test_a_number_of_any_kind_is_written_as_it_will_be_after_a_stop(
+    tmp_path: Path, value: Any
+) -> None:
+    path = tmp_path / "metrics.csv"
+    table.write([table.row(1, value, {"count": value}, {"count": value}, value)], path)
+    before = path.read_bytes()
+    table.write(table.read(path, 1), path)
+    assert path.read_bytes() == before
