@@ -25,7 +25,7 @@ def test_a_checkpoint_that_fails_to_be_written_leaves_the_old_one(
         raise OSError("No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full_disk)
-    with pytest.raises(InputError, match="cannot write the checkpoint .*: No space left"):
+    with pytest.raises(InputError, match=r"cannot write the checkpoint .*: No space left"):
         checkpoint.save(trained.checkpoint, state, 1, {})
     assert trained.checkpoint.read_bytes() == before
     assert not [path for path in copied.iterdir() if "partial" in path.name]

@@ -68,7 +68,9 @@ def test_random_names_are_drawn_without_warnings() -> None:
             )
             for _ in range(96)
         ]
-        seen = [Seen(image, caption(*pair), True) for pair in zip(names[::2], names[1::2])]
+        seen = [
+            Seen(image, caption(*pair), True) for pair in zip(names[::2], names[1::2], strict=True)
+        ]
         drawn(sheet(seen, ""))
 
 

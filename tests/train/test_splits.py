@@ -30,14 +30,12 @@ def test_a_random_folder_gives_its_images_or_one_clear_error(seed: int, tmp_path
     root = tmp_path / "images"
     root.mkdir()
     expected = make(root, Random(seed))
-    try:
-        there = found(root)
-    except InputError as error:
-        assert expected.error, error
-        assert re.search(expected.error, str(error)), error
-        assert "\n" not in str(error)
+    if expected.error:
+        with pytest.raises(InputError, match=expected.error) as error:
+            found(root)
+        assert "\n" not in str(error.value)
         return
-    assert not expected.error, (expected, there.notes)
+    there = found(root)
     assert there.classes == expected.classes
     assert (len(there.train), len(there.test)) == (expected.train, expected.test)
     assert not set(there.train.images) & set(there.test.images)
@@ -174,7 +172,7 @@ def test_runs_are_no_data_wherever_they_are(tmp_path: Path) -> None:
     assert found(tmp_path).summary() == before.summary()
     run(tmp_path / "dog")  # a class folder that is the folder of a run
     assert found(tmp_path).classes == ["cat", "runs"]
-    with pytest.raises(InputError, match="found no images$"):
+    with pytest.raises(InputError, match=r"found no images$"):
         found(tmp_path / "out")
 
 
@@ -211,7 +209,7 @@ def test_a_folder_that_may_not_be_read_is_an_error(
         return scandir(path)
 
     monkeypatch.setattr(folders.os, "scandir", guarded)
-    with pytest.raises(InputError, match="cannot read the folder .*cat: .*Permission denied"):
+    with pytest.raises(InputError, match=r"cannot read the folder .*cat: .*Permission denied"):
         found(tmp_path)
 
 
@@ -265,6 +263,7 @@ def test_a_broken_image_is_an_input_error_and_nothing_else(suffix: str, tmp_path
             broken[draw.randrange(min(len(broken), draw.choice((40, 10**6))))] = draw.randrange(256)
         path.write_bytes(broken)
         try:
-            assert views.read_rgb(str(path)).mode == "RGB"
+            said = views.read_rgb(str(path)).mode
         except InputError as error:
-            assert str(error).startswith(f"cannot read the image {path}")
+            said = str(error)
+        assert said == "RGB" or said.startswith(f"cannot read the image {path}")
