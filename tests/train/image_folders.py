@@ -10,8 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-SUFFIXES = (".png", ".PNG", ".jpg", ".Jpeg", ".jfif", ".gif", ".bmp", ".webp", ".tif", ".ppm")
-SUFFIXES += (".tga", ".ico", ".pcx", ".sgi", ".qoi", ".apng", ".dds")
+SUFFIXES = (
+    *(".png", ".PNG", ".apng", ".jpg", ".Jpeg", ".jfif", ".gif", ".bmp", ".webp", ".tif"),
+    *(".ppm", ".tga", ".ico", ".pcx", ".sgi", ".qoi", ".dds"),
+)
 CLASSES = ("cat", "Dog", "$1_bill", "100$", "a b", "Größe", "猫", "__init__", "0", "x.y", "-v")
 NAMES = {
     "train": ("train", "Train", "TRAINING", "train_set", "training-set", "trn"),

@@ -18,6 +18,7 @@ from bilevel.train import data, loop
 from bilevel.train.config import MODELS, TaskName, TrainConfig
 from bilevel.train.data import Batch
 from bilevel.train.step import State
+from bilevel.train.step import step as one_step
 from bilevel.train.tasks import TASKS
 
 
@@ -163,14 +164,13 @@ def test_the_drop_path_that_was_resolved_is_saved_and_shown(
 def test_each_epoch_and_each_seed_has_its_own_order_and_augmentation(
     config: TrainConfig, quiet: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[tuple[list[int], float]] = []
+    seen: list[tuple[list[int], float, float]] = []
 
     def step(state: State, batch: Batch) -> Any:
-        seen.append((batch.labels.tolist(), float(batch.images.sum())))
-        seen[-1] = (*seen[-1], float(torch.rand(())))  # what drop path draws from
-        return real(state, batch)
+        drawn = float(torch.rand(()))  # as drop path draws
+        seen.append((batch.labels.tolist(), float(batch.images.sum()), drawn))
+        return one_step(state, batch)
 
-    real = loop.step
     monkeypatch.setattr(loop, "step", step)
     for seed in (0, 1):
         loop.train(replace(config, seed=seed, epochs=2, out=tmp_path / str(seed)), quiet)

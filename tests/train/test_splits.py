@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
-from tests.train.image_folders import NAMES, image, make, run
 from PIL import Image
 
 from bilevel import InputError
 from bilevel.train import data, folders, splits, views
 from bilevel.train.config import TrainConfig
+from tests.train.image_folders import NAMES, image, make, run
 
 CONFIG = TrainConfig(data="", image_size=32, batch_size=4, workers=0)
 TRIALS = int(os.environ.get("BILEVEL_TRIALS", "40"))
@@ -208,7 +207,7 @@ def test_a_folder_that_may_not_be_read_is_an_error(
             raise PermissionError(13, "Permission denied")
         return scandir(path)
 
-    monkeypatch.setattr(folders.os, "scandir", guarded)
+    monkeypatch.setattr(os, "scandir", guarded)
     with pytest.raises(InputError, match=r"cannot read the folder .*cat: .*Permission denied"):
         found(tmp_path)
 
