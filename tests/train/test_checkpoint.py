@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from bilevel import InputError, WeightsError
 from bilevel.train import checkpoint, run
 from bilevel.train.step import initial_state
 
 
+@pytest.mark.parametrize("error", [OSError, SafetensorError])
 def test_a_checkpoint_that_fails_to_be_written_leaves_the_old_one(
-    copied: Path, monkeypatch: pytest.MonkeyPatch
+    error: type[Exception], copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained, model = run.load(copied)
     before = trained.checkpoint.read_bytes()
@@ -22,7 +24,7 @@ def test_a_checkpoint_that_fails_to_be_written_leaves_the_old_one(
 
     def full_disk(tensors: Any, path: Path, metadata: Any) -> None:
         path.write_bytes(b"half")
-        raise OSError("No space left on device")
+        raise error("No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full_disk)
     with pytest.raises(InputError, match=r"cannot write the checkpoint .*: No space left"):

@@ -212,3 +212,23 @@ def test_too_few_images_to_hold_some_out_is_an_error(stripes: Path, tmp_path: Pa
     shutil.copytree(stripes, tmp_path / "images", ignore=shutil.ignore_patterns("[1-9].png"))
     with pytest.raises(InputError, match="too few images in"):
         data.find(replace(CONFIG, data=str(tmp_path / "images")))
+
+
+def test_a_class_called_train_may_have_a_folder_of_more(stripes: Path, tmp_path: Path) -> None:
+    shutil.copytree(stripes / "across", tmp_path / "train")
+    shutil.copytree(stripes / "across", tmp_path / "train" / "more")
+    shutil.copytree(stripes / "down", tmp_path / "bus")
+    assert data.find(replace(CONFIG, data=str(tmp_path))).classes == ["bus", "train"]
+
+
+def test_training_images_are_flipped_or_not_and_of_several_sizes() -> None:
+    torch.manual_seed(0)
+    halves = Image.fromarray(np.repeat(np.uint8([[[0] * 3, [255] * 3]]), 20, 1).repeat(40, 0))
+    view = views.train_view(32)
+    slopes = [float((image[..., -1] - image[..., 0]).mean()) for image in map(view, [halves] * 40)]
+    assert min(slopes) < 0 < max(slopes)
+    square = np.zeros((8, 8), np.uint8)
+    square[3:5, 3:5] = 255
+    jitter = views.digit_train_view(64)
+    areas = [float((jitter(square) > 0).sum()) for _ in range(40)]
+    assert min(areas) < 0.87 * max(areas)
