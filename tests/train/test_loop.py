@@ -14,6 +14,7 @@ from bilevel import InputError
 from bilevel.train import checkpoint, loop, table
 from bilevel.train.config import TrainConfig
 from bilevel.train.run import reopen
+from bilevel.train.schedule import schedule
 from bilevel.train.step import State
 
 
@@ -117,3 +118,9 @@ def test_a_table_without_the_epochs_of_the_checkpoint_is_an_error(
 def test_what_is_no_run_cannot_go_on(tmp_path: Path, quiet: Console) -> None:
     with pytest.raises(InputError, match="expected the folder of a run"):
         loop.resume(tmp_path, quiet)
+
+
+def test_the_table_has_the_learning_rate_that_each_epoch_began_with(trained: Any) -> None:
+    rate = schedule(reopen(trained.folder).config, steps_per_epoch=4)
+    rows = table.read(trained.folder / "metrics.csv", 3)
+    assert [row["lr"] for row in rows] == [rate(0), rate(4), rate(8)]
