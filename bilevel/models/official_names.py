@@ -9,12 +9,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from bilevel.errors import WeightsError
 from bilevel.models.config import PUBLISHED, BiFormerConfig
+from bilevel.models.state_dicts import Found, find, flattened
 from bilevel.models.tree import (
     Shapes,
+    a_few,
     check_parameters,
     mismatches,
     parameter_shapes,
@@ -23,8 +25,13 @@ from bilevel.models.tree import (
 )
 from bilevel.protocol import Array
 
+T = TypeVar("T")
+
 HEAD = ("head.weight", "head.bias")
-PREFIXES = ("module.", "backbone.")
+ENDS = ("norm.", "head.")
+STEM = "downsample_layers.0.0.weight"
+OURS = "stages.0.0.attention.qkv.weight"
+MEAN, COUNT = "running_mean", "num_batches_tracked"
 
 
 def from_official(
@@ -32,20 +39,26 @@ def from_official(
 ) -> dict[str, Array]:
     """The parameters of an official checkpoint under our names, for ``load_state_dict``.
 
-    ``{"model": ...}`` wrappers and ``module.`` or ``backbone.`` prefixes are taken off. A head of
-    another size than ``config.num_classes`` is left out, with a warning that names it.
+    They are found in dicts of any depth (``{"model": ...}``) and under any prefix (``module.``,
+    ``backbone.``), beside parameters of other modules. Where averaged parameters (EMA) are there
+    too, the raw ones are taken, as those of the published accuracy are.
+
+    A warning says what was left out: a head of another size than ``config.num_classes``, other
+    modules, other copies of the model; and which of head and last norm are not there, as in files
+    for detection and segmentation. Counts of batches that old files lack are zeros.
 
     Parameters
     ----------
     state_dict
-        Official names to arrays of any library.
+        Official names to arrays of any library, or what a trainer saved around them.
     config
-        The model that the parameters are for; None is the published model that they fit.
+        The model that the parameters are for; None is the published model that they fit, with
+        their number of classes and input channels.
 
     Raises
     ------
     WeightsError
-        If anything is missing, left over or of another shape; the message lists it.
+        If anything is missing, left over within the model or of another shape; it is listed.
 
     Examples
     --------
@@ -58,24 +71,36 @@ def from_official(
     >>> from_official({"model": official}).keys() == ours.keys()
     True
     """
-    given = _unwrapped(state_dict)
+    params, notes = renamed(state_dict, config)
+    if notes:
+        warnings.warn("; ".join(notes), stacklevel=2)
+    return params
+
+
+def renamed(
+    state_dict: Mapping[str, Any], config: BiFormerConfig | None
+) -> tuple[dict[str, Array], list[str]]:
+    """As :func:`from_official`, with what it warns of."""
+    found = _found(_arrays(state_dict), config)
+    given = _with_counts(found.own)
     if config is None:
         config = _closest(given, {name: _shapes(c) for name, c in PUBLISHED.items()})
-    if all(name in given for name in HEAD):
-        classes = given[HEAD[0]].shape[0]
-        if classes != config.num_classes:
-            warnings.warn(
-                f"left out {' and '.join(HEAD)}: the checkpoint has {classes} classes, "
-                f"the model {config.num_classes}",
-                stacklevel=2,
-            )
-            given = {name: array for name, array in given.items() if name not in HEAD}
-            config = replace(config, num_classes=0)
-    check_parameters(_shapes(config), given, f"the official {config}")
-    return {
+    unused, notes = _unused(config, given)
+    expected = {name: shape for name, shape in _shapes(config).items() if name not in unused}
+    given = {name: array for name, array in given.items() if name not in unused}
+    if any(mismatches(expected, given).values()):
+        beside = [n for n in found.rest if n.startswith(found.prefix)]
+        check_parameters(
+            expected,
+            given | {name.removeprefix(found.prefix): None for name in beside},
+            f"the official {config}",
+        )
+    params = {
         each.name: given[each.official_name].reshape(each.shape)
         for each in parameters(tree(config))
+        if each.official_name in given
     }
+    return params, notes + _left_out(found)
 
 
 def to_official(
@@ -102,26 +127,95 @@ def _shapes(config: BiFormerConfig) -> Shapes:
     return {each.official_name: each.official_shape for each in parameters(tree(config))}
 
 
+def _unused(config: BiFormerConfig, given: Mapping[str, Array]) -> tuple[list[str], list[str]]:
+    """What of a model's ends is not taken, or not in the checkpoint of another task; and why."""
+    classes = _classes(given)
+    if classes not in (None, config.num_classes):
+        reason = f"the checkpoint has {classes} classes, the model {config.num_classes}"
+        return list(HEAD), [f"left out {' and '.join(HEAD)}: {reason}"]
+    if any(name in given for name in HEAD):
+        return [], []
+    foreign = [name for name in given if name.startswith("head.")]  # of another task
+    absent = [name for name in _shapes(config) if name.startswith("head.")]
+    if not any(name.startswith("norm.") for name in given):
+        absent += [name for name in _shapes(config) if name.startswith("norm.")]
+    notes = [f"the checkpoint has no {a_few(absent)}"] if absent else []
+    return foreign + absent, notes + ([f"left out {a_few(foreign)}"] if foreign else [])
+
+
+def _body(arrays: Mapping[str, T]) -> dict[str, T]:
+    """What every checkpoint of a model has, whatever its task."""
+    return {name: array for name, array in arrays.items() if not name.startswith(ENDS)}
+
+
 def _closest(given: Mapping[str, Any], candidates: Mapping[str, Shapes]) -> BiFormerConfig:
-    """The published model with the fewest mismatches, with the head that is given."""
-    name = min(candidates, key=lambda name: len(mismatches(candidates[name], given)))
+    """The published model with the fewest mismatches, with the head and input that are given."""
+    body = _body(given)
+
+    def distance(name: str) -> int:
+        return sum(map(len, mismatches(_body(candidates[name]), body).values()))
+
+    config = PUBLISHED[min(candidates, key=distance)]
+    stem = given.get(STEM)
+    channels = config.in_chans if stem is None or len(stem.shape) != 4 else stem.shape[1]
+    return replace(config, num_classes=_classes(given) or 0, in_chans=max(1, channels))
+
+
+def _classes(given: Mapping[str, Array]) -> int | None:
+    """Outputs of the head; None if there is none."""
     head = given.get(HEAD[0])
-    return replace(PUBLISHED[name], num_classes=0 if head is None else head.shape[0])
+    return head.shape[0] if head is not None and head.shape else None
 
 
-def _unwrapped(state_dict: Mapping[str, Any]) -> dict[str, Array]:
-    """The parameters alone: without the dict around them and the prefixes before their names."""
+def _arrays(state_dict: Mapping[str, Any]) -> dict[str, Array]:
     if not isinstance(state_dict, Mapping):
         raise WeightsError(f"expected a mapping of names to arrays, got {type(state_dict)}")
-    while isinstance(inner := state_dict.get("model", state_dict.get("state_dict")), Mapping):
-        state_dict = inner
-    given = {str(name): array for name, array in state_dict.items()}
-    for prefix in (*PREFIXES, *PREFIXES):
-        if given and all(name.startswith(prefix) for name in given):
-            given = {name.removeprefix(prefix): array for name, array in given.items()}
-    strangers = [name for name, array in given.items() if not hasattr(array, "shape")]
-    if strangers:
+    everything = flattened(state_dict)
+    arrays = {name: array for name, array in everything.items() if hasattr(array, "shape")}
+    if not arrays:
         raise WeightsError(
-            f"expected a mapping of names to arrays, got something else at {', '.join(strangers)}"
+            "expected a mapping of names to arrays, got something else at "
+            + (a_few(everything) or "nothing")
         )
-    return given
+    return arrays
+
+
+def _found(arrays: Mapping[str, Array], config: BiFormerConfig | None) -> Found:
+    """The model among the arrays of a checkpoint."""
+    if ours := [name for name in arrays if name.endswith(OURS)]:
+        raise WeightsError(
+            f"expected official names, got bilevel's own, such as {ours[0]}: they need no renaming "
+            "(bilevel.train.run.load gives the model of a run of `bilevel train`)"
+        )
+    configs = PUBLISHED.values() if config is None else [config]
+    names = {name for each in configs for name in _shapes(each)}
+    found = find(arrays, names)
+    if found is None:
+        raise WeightsError(
+            f"expected the official parameters of a BiFormer, found none of them in "
+            f"{len(arrays)} arrays: {a_few(arrays)}"
+        )
+    return found
+
+
+def _with_counts(given: Mapping[str, Array]) -> dict[str, Array]:
+    """With a zero for how often each norm was used, if the checkpoint has no such counts."""
+    if any(name.endswith(COUNT) for name in given):
+        return dict(given)
+    means = {name: array for name, array in given.items() if name.endswith(MEAN) and array.shape}
+    zeros = {  # an integer zero of any library
+        name.removesuffix(MEAN) + COUNT: (array[:0] == 0).sum(0, keepdims=True).reshape(())
+        for name, array in means.items()
+    }
+    return {**given, **zeros}
+
+
+def _left_out(found: Found) -> list[str]:
+    """What lies beside the model, in words."""
+    notes = []
+    if found.others:
+        others = a_few([repr(each) for each in found.others])
+        notes.append(f"took the parameters under {found.prefix!r}, left out those under {others}")
+    if found.rest:
+        notes.append(f"left out {a_few(found.rest)}, which are of no BiFormer")
+    return notes

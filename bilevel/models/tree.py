@@ -7,7 +7,8 @@ people read, hook and wrap them; a test holds them to this tree.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -126,25 +127,37 @@ def parameter_shapes(config: BiFormerConfig) -> Shapes:
     return {each.name: each.shape for each in parameters(tree(config))}
 
 
-def mismatches(expected: Shapes, given: Mapping[str, Any]) -> list[str]:
-    """What is missing, left over or of another shape, each in a few words."""
-    wrong = [f"missing {name} {shape}" for name, shape in expected.items() if name not in given]
-    wrong += [f"left over {name}" for name in given if name not in expected]
-    wrong += [
-        f"{name} is {tuple(given[name].shape)}, expected {shape}"
-        for name, shape in expected.items()
-        if name in given and tuple(given[name].shape) != shape
-    ]
-    return wrong
+def mismatches(expected: Shapes, given: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What is missing, left over or of another shape, each in a few words, by these sorts."""
+    return {
+        "missing": [f"{name} {shape}" for name, shape in expected.items() if name not in given],
+        "left over": [name for name in given if name not in expected],
+        "of another shape": [
+            f"{name} is {tuple(given[name].shape)}, expected {shape}"
+            for name, shape in expected.items()
+            if name in given and tuple(given[name].shape) != shape
+        ],
+    }
 
 
 def check_parameters(expected: Shapes, given: Mapping[str, Any], whose: str) -> None:
-    """Raise a WeightsError that lists every mismatch."""
-    if wrong := mismatches(expected, given):
+    """Raise a WeightsError that tells of every sort of mismatch."""
+    wrong = mismatches(expected, given)
+    if any(wrong.values()):
         raise WeightsError(
             f"expected the {len(expected)} parameters of {whose}, got {len(given)}: "
-            + "; ".join(wrong)
+            + "; ".join(f"{sort} {a_few(names)}" for sort, names in wrong.items() if names)
         )
+
+
+def a_few(names: Collection[str], most: int = 5) -> str:
+    """The first names, and how many more there are.
+
+    >>> a_few(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    more = len(names) - most
+    return ", ".join(islice(names, most)) + (f" and {more} more" if more > 0 else "")
 
 
 def _joined(prefix: str, name: str) -> str:
