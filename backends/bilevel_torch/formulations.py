@@ -87,13 +87,13 @@ def heads_apart(x: Tensor, groups: int) -> Tensor:
     """``(N, *spatial, M, D)`` to ``(N * groups, *spatial, M / groups, D)``: groups of heads as
     images of their own, for batched products copy what is not one after the other."""
     x = x.reshape(*x.shape[:-2], groups, x.shape[-2] // groups, x.shape[-1])
-    return x.movedim(-3, 1).flatten(0, 1)
+    return x.movedim(x.ndim - 3, 1).flatten(0, 1)
 
 
 def heads_together(x: Tensor, groups: int) -> Tensor:
     """The inverse of :func:`heads_apart`."""
     x = x.reshape(x.shape[0] // groups, groups, *x.shape[1:])
-    return x.movedim(1, -3).flatten(-3, -2)
+    return x.movedim(1, x.ndim - 3).flatten(x.ndim - 3, x.ndim - 2)
 
 
 def dense(q: Tensor, k: Tensor, v: Tensor, routed: Routed) -> Tensor:
@@ -109,7 +109,7 @@ def dense(q: Tensor, k: Tensor, v: Tensor, routed: Routed) -> Tensor:
     finite_k, finite_v = torch.isfinite(k), torch.isfinite(v)
     clean_k, clean_v = torch.where(finite_k, k, 0), torch.where(finite_v, v, 0)
     out = biased(q, clean_k, clean_v, routed)
-    finite = finite_k.flatten(-2).all(-1) & finite_v.flatten(-2).all(-1)
+    finite = finite_k.flatten(k.ndim - 2).all(-1) & finite_v.flatten(k.ndim - 2).all(-1)
     of_region = summarize(torch.where(finite, 0.0, torch.nan)[..., None, None], routed.k_grid)
     reached = take_regions(of_region, routed.index).view(routed.index.shape).sum(-1)
     of_token = reached.index_select(1, token_regions(routed.q_grid, q.device))

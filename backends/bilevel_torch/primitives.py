@@ -55,8 +55,10 @@ def split_regions(x: Tensor, grid: Grid) -> Tensor:
         for i, axis in enumerate(grid.axes, start=1):
             x = x.index_select(i, axis_tokens(axis, x.device)[0].flatten())
     split = [length for axis in grid.axes for length in (axis.regions, axis.size)]
-    order = (*range(1, 2 * grid.ndim, 2), *range(2, 2 * grid.ndim + 1, 2))
-    return x.reshape(x.shape[0], *split, *x.shape[-2:]).permute(0, *order, -2, -1)
+    last = 2 * grid.ndim + 1
+    # Axes are counted from the front: torch's older exporter to ONNX crashes at others.
+    order = (0, *range(1, last, 2), *range(2, last, 2), last, last + 1)
+    return x.reshape(x.shape[0], *split, *x.shape[-2:]).permute(order)
 
 
 def partition(x: Tensor, grid: Grid) -> Tensor:
@@ -69,8 +71,9 @@ def partition(x: Tensor, grid: Grid) -> Tensor:
 
 def merge(x: Tensor, grid: Grid) -> Tensor:
     n, m, d = x.shape[0], *x.shape[-2:]
+    last = 2 * grid.ndim + 1
     order = [axis for i in range(1, grid.ndim + 1) for axis in (i, i + grid.ndim)]
-    x = x.reshape(n, *grid.regions, *grid.region_shape, m, d).permute(0, *order, -2, -1)
+    x = x.reshape(n, *grid.regions, *grid.region_shape, m, d).permute(0, *order, last, last + 1)
     x = x.reshape(n, *(axis.regions * axis.size for axis in grid.axes), m, d)
     if not grid.uniform:
         for i, axis in enumerate(grid.axes, start=1):
@@ -137,7 +140,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -
         # NaN times a weight or a gradient of zero would still be NaN.
         keys, values = (x.masked_fill(~mask[:, :, None, :, None], 0) for x in (keys, values))
     with full_precision(q):
-        scores = queries @ keys.transpose(-1, -2) * scale
+        scores = queries @ keys.transpose(3, 4) * scale
         if mask is not None:
             scores = scores.masked_fill(~mask[:, :, None, None, :], -torch.inf)
         lse = scores.logsumexp(-1)
