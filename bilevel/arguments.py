@@ -6,7 +6,8 @@ what came. Integers of any library are taken, such as NumPy's; True and False ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from math import inf, nan
 from numbers import Real
 from operator import index as as_index
@@ -41,9 +42,11 @@ def count(
 def axes(name: str, value: object) -> tuple[int, ...]:
     """A positive integer for each spatial axis, of which there is at least one.
 
+    The sizes of an array that torch traces stay symbolic: what is traced then serves other sizes.
+
     Raises ShapeError if it is anything else.
     """
-    found = _positive(value)
+    found = _positive(value, _as_size)
     if not found:
         raise ShapeError(
             f"expected {name} to be a positive integer for each spatial axis, got {value!r}"
@@ -57,7 +60,7 @@ def per_axis(name: str, value: object, ndim: int) -> tuple[int, ...]:
     Raises ShapeError if it is anything else.
     """
     single = _as_int(value)
-    found = _positive(value if single is None else (single,) * ndim)
+    found = _positive(value if single is None else (single,) * ndim, _as_int)
     if len(found) != ndim:
         raise ShapeError(
             f"expected {name} to be one positive integer, or one for each of the {ndim} spatial "
@@ -88,12 +91,12 @@ def _bounds(least: float, most: float) -> str:
     return f"of at least {least}" if most == inf else f"from {least} to {most}"
 
 
-def _positive(values: Any) -> tuple[int, ...]:
+def _positive(values: Any, as_integer: Callable[[object], int | None]) -> tuple[int, ...]:
     """Integers from 1 on; empty if anything else is among them."""
     if isinstance(values, bytes):  # whose entries are integers
         return ()
     try:
-        found = [_as_int(n) for n in values]
+        found = [as_integer(n) for n in values]
     except TypeError:  # it has no entries
         return ()
     return tuple(n for n in found if n) if all(n and n >= 1 for n in found) else ()
@@ -106,6 +109,22 @@ def _as_int(value: object) -> int | None:
         return as_index(value)  # type: ignore[arg-type] # what is no integer raises
     except TypeError:
         return None
+
+
+def _as_size(value: Any) -> int | None:
+    """As :func:`_as_int`, but what stands for an integer in a trace of torch stays what it is."""
+    traced = (isinstance(value, int) and not isinstance(value, bool)) or _stands_for_size(value)
+    return value if traced else _as_int(value)
+
+
+def _stands_for_size(value: Any) -> bool:
+    """Whether torch.export made it of a size, or torch.jit.trace, which makes a tensor of each."""
+    kind = type(value)
+    if kind.__module__ != "torch":
+        return False
+    return kind.__name__ == "SymInt" or (
+        kind.__name__ == "Tensor" and sys.modules["torch"].jit.is_tracing()
+    )
 
 
 def _as_float(value: object) -> float:

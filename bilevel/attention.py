@@ -8,6 +8,7 @@ Each takes ``p``, which has the callables ``qkv`` and ``proj`` on ``(N, *spatial
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -25,6 +26,7 @@ def routed_attention(p: Any, x: Array, return_routes: bool = False) -> Array:
     its tokens are the regions, and topk is lowered to the number of regions.
     """
     regions = fit_regions(x.shape[1:-1], p.regions)
+    x = _of_fitted_size(x, regions, p.regions)
     q, k, v = split_heads(p.qkv(x), p.num_heads)
     topk = min(p.topk, prod(regions))
     how = {"regions": regions, "scale": p.scale, "backend": p.backend}
@@ -43,6 +45,18 @@ def routes_of(p: Any, x: Array) -> Routes:
     q, k, _ = split_heads(p.qkv(x), p.num_heads)
     q_mean, k_mean = (summarize(y, grid, backend=p.backend) for y in (q, k))
     return route(q_mean, k_mean, min(p.topk, grid.num_regions), backend=p.backend)
+
+
+def _of_fitted_size(x: Array, regions: Sequence[int], wanted: Sequence[int]) -> Array:
+    """``x``, whose axes have as many tokens as regions where there are fewer than wanted.
+
+    That is so, but what torch traces is bound to it, and has to refuse other sizes.
+    """
+    if tuple(regions) == tuple(wanted):
+        return x
+    sizes = zip(x.shape[1:-1], regions, wanted, strict=True)
+    spatial = (s if s != most else n for n, s, most in sizes)
+    return reshaped(x, (x.shape[0], *spatial, x.shape[-1]))
 
 
 def split_heads(qkv: Array, num_heads: int) -> tuple[Array, Array, Array]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from operator import index
 from typing import NamedTuple
 
 from bilevel import arguments
@@ -17,6 +18,12 @@ class Axis(NamedTuple):
     tokens: int
     regions: int
     size: int
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all its regions have the same size; False where torch traces for any size."""
+        # Not the truth of the comparison: of symbolic sizes it would bind the trace to this one.
+        return self.regions == 1 or (self.tokens % self.regions == 0) is True
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,8 @@ class Grid:
     @property
     def region_shape(self) -> tuple[int, ...]:
         """Tokens of the largest region on each axis."""
-        return tuple(-(-n // s) for n, s in zip(self.spatial, self.regions, strict=True))
+        # Of negative numbers, ONNX rounds quotients the other way.
+        return tuple((n + s - 1) // s for n, s in zip(self.spatial, self.regions, strict=True))
 
     @property
     def num_regions(self) -> int:
@@ -90,8 +98,16 @@ class Grid:
 
     @property
     def uniform(self) -> bool:
-        """Whether all regions have the same size, so that nothing is padded."""
-        return all(n % s == 0 for n, s in zip(self.spatial, self.regions, strict=True))
+        """Whether all regions have the same size, so that nothing is padded.
+
+        False where torch traces for any size: what is traced masks the padding there may be.
+        """
+        return all(axis.uniform for axis in self.axes)
+
+    @property
+    def static(self) -> bool:
+        """Whether sizes are numbers; False where torch traces for any size."""
+        return all((n == n + 0) is True for n in self.spatial)
 
     def sizes(self, axis: int) -> tuple[int, ...]:
         """Tokens of each region on one axis."""
@@ -105,7 +121,10 @@ class Grid:
 def fit_regions(spatial: Sequence[int], regions: int | Sequence[int]) -> tuple[int, ...]:
     """``regions`` lowered, axis by axis, to the tokens there are.
 
+    Where that lowers them, a trace of torch is bound to the size: regions are counts in it.
+
     >>> fit_regions((4, 16), 7)
     (4, 7)
     """
-    return tuple(map(min, spatial, arguments.per_axis("regions", regions, len(spatial))))
+    wanted = arguments.per_axis("regions", regions, len(spatial))
+    return tuple(s if s <= n else index(n) for n, s in zip(spatial, wanted, strict=True))

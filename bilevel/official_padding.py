@@ -10,6 +10,7 @@ which adds zeros after the last row and column of ``(N, H, W, C)``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from operator import index
 from typing import Any, Literal, TypeAlias
 
 from bilevel.attention import projected, routed_attention, split_heads
@@ -26,7 +27,7 @@ def legacy_padded_attention(p: Any, x: Array, return_routes: bool = False) -> Ar
     """The official legacy code: zeros are added to the input ``(N, H, W, C)``, up to a multiple of
     the regions, and take part in the means of regions too."""
     h, w = x.shape[1:3]
-    size = tuple(-(-n // s) * s for n, s in zip((h, w), p.regions, strict=True))
+    size = tuple((n + s - 1) // s * s for n, s in zip((h, w), p.regions, strict=True))
     out, routes = routed_attention(p, p.pad(x, size), return_routes=True)
     out = out[:, :h, :w, :]
     return (out, routes) if return_routes else out
@@ -35,9 +36,11 @@ def legacy_padded_attention(p: Any, x: Array, return_routes: bool = False) -> Ar
 def nchw_padded_attention(p: Any, x: Array, return_routes: bool = False) -> Array:
     """The official nchw code: zeros are added to q, k and v, which region means leave out.
 
-    A region has ``n // regions`` tokens on an axis, so there may be more regions than asked for.
+    A region has ``n // regions`` tokens on an axis, so there may be more regions than asked for:
+    a trace of torch is bound to the size, and refuses others.
     """
-    h, w = x.shape[1:3]
+    h, w = map(index, x.shape[1:3])
+    x = reshaped(x, (x.shape[0], h, w, x.shape[-1]))
     qkv = p.qkv(x)
     sizes = tuple(max(1, n // s) for n, s in zip((h, w), p.regions, strict=True))
     regions = tuple(-(-n // size) for n, size in zip((h, w), sizes, strict=True))

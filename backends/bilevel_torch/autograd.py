@@ -87,6 +87,7 @@ def transformed() -> bool:
 
 
 def traced() -> bool:
-    """Whether there are no values to read: in a trace of torch.compile or torch.export, and under
-    torch.func."""
-    return torch.compiler.is_compiling() or transformed()
+    """Whether there are no values to read: in a trace of torch.compile, torch.export or torch.jit,
+    and under torch.func."""
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return tracing or torch.compiler.is_compiling() or transformed()

@@ -33,8 +33,11 @@ def bra_routes(q: Tensor, k: Tensor, q_grid: Grid, k_grid: Grid, topk: int) -> R
 
 
 def bra(q: Tensor, k: Tensor, v: Tensor, routed: Routed) -> Tensor:
-    name, cost = fastest(q, v, routed)
     with full_precision(q):
+        if not (routed.q_grid.static and routed.k_grid.static):
+            # To compare costs would bind a trace for any size to some.
+            return FORMULATIONS["matmul"](q, k, v, routed)
+        name, cost = fastest(q, v, routed)
         if traced() or fits(q, k, v, cost):
             return FORMULATIONS[name](q, k, v, routed)
         return in_parts(name, cost.peak_bytes / PART, q, k, v, routed)

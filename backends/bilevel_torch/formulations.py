@@ -146,8 +146,8 @@ def token_regions(grid: Grid, device: torch.device) -> Tensor:
     """The region of each token, both counted in row-major order."""
     region = torch.arange(grid.num_regions, device=device).view(grid.regions)
     for i, axis in enumerate(grid.axes):
-        if axis.tokens % axis.regions:
-            region = region.index_select(i, axis_regions(axis, device))
-        else:
+        if axis.uniform:
             region = region.repeat_interleave(axis.size, i)
+        else:
+            region = region.index_select(i, axis_regions(axis, device))
     return region.flatten()

@@ -85,11 +85,11 @@ def summarize(x: Tensor, grid: Grid) -> Tensor:
     # One axis at a time: torch is many times slower at a sum over several axes far apart.
     mean = x
     for i, axis in enumerate(grid.axes, start=1):
-        if axis.tokens % axis.regions:
+        if not axis.uniform:
             token, real = axis_tokens(axis, x.device)
             trailing = (1,) * (x.ndim - i - 1)
             mean = mean.index_select(i, token.flatten())
-            mean = mean.masked_fill(~real.view(-1, *trailing), 0)
+            mean = mean.masked_fill(~real.view(axis.regions * axis.size, *trailing), 0)
         split = (*mean.shape[:i], axis.regions, axis.size, *mean.shape[i + 1 :])
         mean = mean.reshape(split).sum(i + 1, dtype=accumulator(x))
     mean = mean.reshape(x.shape[0], grid.num_regions, x.shape[-2] * x.shape[-1])
