@@ -23,6 +23,7 @@ from bilevel_torch.primitives import (
     key_mask,
     merge,
     partition,
+    reshaped,
     summarize,
     take_regions,
 )
@@ -63,24 +64,29 @@ def attend_rows(
     keys, values = gather(k, index), gather(v, index)
     bias = None
     if not k_grid.uniform:
-        real = key_mask(index, k_grid).flatten(0, 1)[:, None, None, :]
+        real = batched(key_mask(index, k_grid))[:, None, None, :]
         bias = torch.zeros_like(real, dtype=q.dtype).masked_fill(~real, -torch.inf)
     # Of fewer scores than a vector holds the kernel overlooks NaN.
     attended = F.scaled_dot_product_attention if flash and keys.shape[2] >= 16 else products
-    queries, keys, values = (x.flatten(0, 1).transpose(1, 2) for x in (q, keys, values))
+    queries, keys, values = (batched(x).transpose(1, 2) for x in (q, keys, values))
     out = attended(queries, keys, values, attn_mask=bias, scale=scale)
-    return out.transpose(1, 2).reshape(*q.shape[:-1], v.shape[-1])
+    return reshaped(out.transpose(1, 2), *q.shape[:-1], v.shape[-1])
 
 
 def products(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, scale: float) -> Tensor:
     """What torch's scaled_dot_product_attention is, by batched matrix products."""
-    heads = q.shape[1]
+    shape, heads = q.shape, q.shape[1]
     beta, bias = 0, q.new_zeros(1)
     if attn_mask is not None:
-        beta, bias = 1, attn_mask.expand(-1, heads, -1, -1).flatten(0, 1)
-    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+        beta, bias = 1, batched(attn_mask.expand(-1, heads, -1, -1))
+    q, k, v = map(batched, (q, k, v))
     weights = torch.baddbmm(bias, q, k.transpose(1, 2), beta=beta, alpha=scale).softmax(-1)
-    return (weights @ v).view(-1, heads, *q.shape[1:-1], v.shape[-1])
+    return reshaped(weights @ v, *shape[:-1], v.shape[-1])
+
+
+def batched(x: Tensor) -> Tensor:
+    """``(A, B, *rest)`` to ``(A * B, *rest)``."""
+    return reshaped(x, x.shape[0] * x.shape[1], *x.shape[2:])
 
 
 def heads_apart(x: Tensor, groups: int) -> Tensor:

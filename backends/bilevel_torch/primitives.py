@@ -16,6 +16,14 @@ from bilevel.grid import Axis, Grid
 from bilevel.protocol import Attended, Routes
 
 
+def reshaped(x: Tensor, *shape: int) -> Tensor:
+    """``x.reshape(shape)``. In a trace for any size by way of a single axis, for else torch compares
+    lengths, which binds the trace to what it finds."""
+    if all((n == n + 0) is True for n in shape):
+        return x.reshape(shape)
+    return x.contiguous().view(-1).view(shape)
+
+
 def axis_tokens(axis: Axis, device: torch.device) -> tuple[Tensor, Tensor]:
     """The token behind each place of each padded region, ``(regions, size)``, and which are real.
 
@@ -45,7 +53,8 @@ def real_tokens(grid: Grid, device: torch.device) -> Tensor:
     for axis in grid.axes:
         _, of_axis = axis_tokens(axis, device)
         outer = real[:, None, :, None] & of_axis[None, :, None, :]
-        real = outer.flatten(2, 3).flatten(0, 1)
+        (r, t), (s, u) = real.shape, of_axis.shape
+        real = reshaped(outer, r * s, t * u)
     return real
 
 
@@ -58,12 +67,12 @@ def split_regions(x: Tensor, grid: Grid) -> Tensor:
     last = 2 * grid.ndim + 1
     # Axes are counted from the front: torch's older exporter to ONNX crashes at others.
     order = (0, *range(1, last, 2), *range(2, last, 2), last, last + 1)
-    return x.reshape(x.shape[0], *split, *x.shape[-2:]).permute(order)
+    return reshaped(x, x.shape[0], *split, *x.shape[-2:]).permute(order)
 
 
 def partition(x: Tensor, grid: Grid) -> Tensor:
     r, t = grid.num_regions, grid.region_tokens
-    x = split_regions(x, grid).reshape(x.shape[0], r, t, *x.shape[-2:])
+    x = reshaped(split_regions(x, grid), x.shape[0], r, t, *x.shape[-2:])
     if not grid.uniform:
         x = x.masked_fill(~real_tokens(grid, x.device)[:, :, None, None], 0)
     return x
@@ -73,8 +82,9 @@ def merge(x: Tensor, grid: Grid) -> Tensor:
     n, m, d = x.shape[0], *x.shape[-2:]
     last = 2 * grid.ndim + 1
     order = [axis for i in range(1, grid.ndim + 1) for axis in (i, i + grid.ndim)]
-    x = x.reshape(n, *grid.regions, *grid.region_shape, m, d).permute(0, *order, last, last + 1)
-    x = x.reshape(n, *(axis.regions * axis.size for axis in grid.axes), m, d)
+    x = reshaped(x, n, *grid.regions, *grid.region_shape, m, d)
+    x = x.permute(0, *order, last, last + 1)
+    x = reshaped(x, n, *(axis.regions * axis.size for axis in grid.axes), m, d)
     if not grid.uniform:
         for i, axis in enumerate(grid.axes, start=1):
             x = x.index_select(i, axis_places(axis, x.device))
@@ -89,9 +99,9 @@ def summarize(x: Tensor, grid: Grid) -> Tensor:
             token, real = axis_tokens(axis, x.device)
             trailing = (1,) * (x.ndim - i - 1)
             mean = mean.index_select(i, token.flatten())
-            mean = mean.masked_fill(~real.view(axis.regions * axis.size, *trailing), 0)
+            mean = mean.masked_fill(~reshaped(real, axis.regions * axis.size, *trailing), 0)
         split = (*mean.shape[:i], axis.regions, axis.size, *mean.shape[i + 1 :])
-        mean = mean.reshape(split).sum(i + 1, dtype=accumulator(x))
+        mean = reshaped(mean, *split).sum(i + 1, dtype=accumulator(x))
     mean = mean.reshape(x.shape[0], grid.num_regions, x.shape[-2] * x.shape[-1])
     if grid.uniform:
         return mean / grid.region_tokens
@@ -115,8 +125,8 @@ def route(q_mean: Tensor, k_mean: Tensor, topk: int) -> Routes:
 
 def gather(x: Tensor, index: Tensor) -> Tensor:
     n, regions, t, m, d = x.shape
-    rows = take_regions(x.reshape(n, regions, t * m * d), index)
-    return rows.view(n, index.shape[1], index.shape[2] * t, m, d)
+    rows = take_regions(reshaped(x, n, regions, t * m * d), index)
+    return reshaped(rows, n, index.shape[1], index.shape[2] * t, m, d)
 
 
 def take_regions(x: Tensor, index: Tensor) -> Tensor:
@@ -125,11 +135,13 @@ def take_regions(x: Tensor, index: Tensor) -> Tensor:
     *outer, regions, row = x.shape
     table = prod(outer)
     first = torch.arange(table, device=x.device).view(*outer, 1, 1) * regions
-    return x.reshape(table * regions, row).index_select(0, (index.long() + first).flatten())
+    return reshaped(x, table * regions, row).index_select(0, (index.long() + first).flatten())
 
 
 def key_mask(index: Tensor, grid: Grid) -> Tensor:
-    return real_tokens(grid, index.device)[index.long()].flatten(2)
+    real = real_tokens(grid, index.device)[index.long()]
+    n, r, k, t = real.shape
+    return reshaped(real, n, r, k * t)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Attended:
