@@ -122,8 +122,22 @@ def bra_grids(
         )
     if 0 in (*a[1:], *c[1:]):
         raise ShapeError(f"expected no empty axis but N, got q {a}, k {b} and v {c}")
-    q_grid = Grid(a[1:-2], regions)
-    return q_grid, Grid(b[1:-2], regions if kv_regions is None else kv_regions)
+    kv_regions = regions if kv_regions is None else kv_regions
+    _regions_for_axes("q", a, regions)
+    _regions_for_axes("k", b, kv_regions)
+    return Grid(a[1:-2], regions), Grid(b[1:-2], kv_regions)
+
+
+def _regions_for_axes(name: str, shape: tuple[int, ...], regions: object) -> None:
+    """``regions`` have no more entries than a map has spatial axes."""
+    given = len(regions) if isinstance(regions, tuple | list) else 1
+    axes = len(shape) - 3
+    if given > axes:
+        raise ShapeError(
+            f"expected regions for each of the {axes} spatial axes of {name}, for of {shape} the "
+            f"first is N and the last two are M and D, got {regions!r}; give {name} of shape "
+            "(N, *spatial, M, D)"
+        )
 
 
 def attend_shapes(q: Array, k: Array, v: Array, mask: Array | None) -> None:

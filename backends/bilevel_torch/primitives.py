@@ -17,8 +17,8 @@ from bilevel.protocol import Attended, Routes
 
 
 def reshaped(x: Tensor, *shape: int) -> Tensor:
-    """``x.reshape(shape)``. In a trace for any size by way of a single axis, for else torch compares
-    lengths, which binds the trace to what it finds."""
+    """``x.reshape(shape)``. In a trace for any size it goes by way of a single axis: else torch
+    compares lengths, which binds the trace to what it finds."""
     if all((n == n + 0) is True for n in shape):
         return x.reshape(shape)
     return x.contiguous().view(-1).view(shape)

@@ -143,9 +143,10 @@ class Stage(nn.Sequential):
 
 
 def _is_hooked(block: nn.Module) -> bool:
-    """Whether a call of the block, or of a module in it, runs a hook."""
+    """Whether a call of the block, or of a module in it, runs a hook, or a replaced forward."""
     return torch.nn.modules.module._has_any_global_hook() or any(  # type: ignore[no-untyped-call]
-        inner._forward_hooks or inner._forward_pre_hooks for inner in block.modules()
+        inner._forward_hooks or inner._forward_pre_hooks or "forward" in vars(inner)
+        for inner in block.modules()
     )
 
 

@@ -362,3 +362,11 @@ def test_the_kinds_of_errors_are_those_of_python() -> None:
     assert issubclass(BackendRefused, RuntimeError)
     for error in (ShapeError, ArrayError, BackendUnavailable, BackendRefused):
         assert issubclass(error, bilevel.BilevelError)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 16), (2, 4, 64, 16)])
+def test_more_regions_than_axes_say_which_axes_a_map_has(shape: tuple[int, ...]) -> None:
+    """A map without heads, or with its heads in front, would be taken for a sequence."""
+    x = np.zeros(shape)
+    with pytest.raises(ShapeError, match=r"the 1 spatial axes of q, .* last two are M and D"):
+        bilevel.bra(x, x, x, regions=(2, 2))

@@ -1,0 +1,115 @@
+"""Compiled and exported for any size: one graph for all maps, and no size bound silently."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.export import Dim
+
+import bilevel
+from bilevel.models import BiFormer, BiFormerConfig
+from bilevel.nn import BiLevelRoutingAttention
+
+# Compilers warn of their own dependencies, which is no concern of these tests.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+# First what is traced; then sizes that regions divide, and do not. (As many tokens as regions are
+# another graph: torch specializes lengths of one, here of a region.)
+SIZES: dict[int, list[tuple[int, ...]]] = {
+    1: [(10,), (9,), (14,)],
+    2: [(10, 7), (9, 12), (14, 5)],
+    3: [(5, 4, 7), (6, 8, 9), (4, 7, 5)],
+}
+
+
+def layer(axes: int, channels_first: bool = False) -> BiLevelRoutingAttention:
+    torch.manual_seed(0)
+    return BiLevelRoutingAttention(
+        8, 2, regions=3, topk=2, lce_kernel=3, channels_first=channels_first, spatial_dims=axes
+    ).eval()
+
+
+def tokens(batch: int, spatial: tuple[int, ...], channels_first: bool = False) -> Tensor:
+    generator = torch.Generator().manual_seed(batch + sum(spatial))
+    shape = (8, *spatial) if channels_first else (*spatial, 8)
+    return torch.randn(batch, *shape, generator=generator)
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> None:
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("channels_first", [False, True])
+@pytest.mark.parametrize("axes", SIZES)
+def test_one_graph_serves_all_sizes(axes: int, channels_first: bool) -> None:
+    module = layer(axes, channels_first)
+    compiled = torch.compile(module, dynamic=True, fullgraph=True, backend="aot_eager")
+    first, *others = SIZES[axes]
+    with torch.no_grad():
+        compiled(tokens(2, first, channels_first))
+        with torch.compiler.set_stance("fail_on_recompile"):
+            for batch, spatial in enumerate([first, *others], start=2):
+                x = tokens(batch, spatial, channels_first)
+                torch.testing.assert_close(compiled(x), module(x))
+
+
+def test_one_graph_serves_all_sizes_in_training() -> None:
+    module = layer(2).train()
+    compiled = torch.compile(module, dynamic=True, fullgraph=True, backend="aot_eager")
+    for batch, spatial in enumerate(SIZES[2][:3], start=2):
+        x = tokens(batch, spatial).requires_grad_()
+        with torch.compiler.set_stance("default" if batch == 2 else "fail_on_recompile"):
+            (got,) = torch.autograd.grad(compiled(x).square().sum(), x)
+        (want,) = torch.autograd.grad(module(x).square().sum(), x)
+        torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("axes", SIZES)
+def test_export_with_any_size(axes: int) -> None:
+    module = layer(axes)
+    sizes = {axis: Dim(f"axis{axis}", min=4, max=64) for axis in range(1, axes + 1)}
+    batch = Dim("N", min=1, max=8)
+    first, *others = SIZES[axes]
+    program = torch.export.export(
+        module, (tokens(2, first),), dynamic_shapes=({0: batch, **sizes},)
+    )
+    for number, spatial in enumerate(others, start=3):
+        x = tokens(number, spatial)
+        torch.testing.assert_close(program.module()(x), module(x))
+
+
+def test_export_of_fewer_tokens_than_regions_binds_no_size_silently() -> None:
+    sizes = {1: Dim("H", min=2, max=64), 2: Dim("W", min=2, max=64)}
+    with pytest.raises(Exception, match=r"specialized|violated"):
+        torch.export.export(layer(2), (tokens(2, (2, 2)),), dynamic_shapes=(sizes,))
+
+
+def test_one_graph_of_a_model_serves_all_images() -> None:
+    torch.manual_seed(0)
+    config = BiFormerConfig(
+        embed_dims=(16, 16, 32, 32), depths=(1, 1, 1, 1), topk=(1, 2, 4, None), regions=2,
+        head_dim=8, num_classes=3,
+    )  # fmt: skip
+    model = BiFormer(config).eval()
+    compiled = torch.compile(model, dynamic=True, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        compiled(torch.randn(2, 3, 96, 160))
+        with torch.compiler.set_stance("fail_on_recompile"):
+            for height, width in ((96, 160), (130, 101), (224, 99)):
+                images = torch.randn(3, 3, height, width)
+                torch.testing.assert_close(compiled(images), model(images), rtol=1e-4, atol=1e-4)
+
+
+def test_a_trace_reads_no_values() -> None:
+    """Of finite keys, or of few images, nothing is kept for other ones."""
+    x = torch.randn(2, 14, 14, 2, 4)
+
+    def attend(q: Tensor) -> Tensor:
+        out: Tensor = bilevel.bra(q, q, q, regions=7, topk=16)
+        return out
+
+    traced = torch.jit.trace(attend, x, check_trace=False)
+    x[0, 0, 0] = torch.nan
+    torch.testing.assert_close(traced(x), attend(x), equal_nan=True)
