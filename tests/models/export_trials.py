@@ -5,10 +5,11 @@ Run as ``python export_trials.py EXPORTER FIRST COUNT``; the exporter is ``legac
 
 from __future__ import annotations
 
-import io
 import random
 import sys
+import tempfile
 import warnings
+from pathlib import Path
 
 import onnxruntime
 import torch
@@ -49,22 +50,28 @@ def free_axes(layer: BiLevelRoutingAttention) -> list[int]:
     return [0, *range(first, first + len(layer.regions))]
 
 
-def exported(layer: BiLevelRoutingAttention, x: Tensor, exporter: str, dynamic: bool) -> bytes:
+def export(
+    layer: BiLevelRoutingAttention, x: Tensor, file: Path, exporter: str, dynamic: bool
+) -> None:
     names = {axis: f"axis{axis}" for axis in free_axes(layer)}
-    file = io.BytesIO()
     if exporter == "legacy":
-        shapes = {"x": names, "y": names} if dynamic else None
-        ends = {"input_names": ["x"], "output_names": ["y"]}
-        torch.onnx.export(layer, (x,), file, dynamo=False, dynamic_axes=shapes, **ends)
-        return file.getvalue()
+        torch.onnx.export(
+            layer,
+            (x,),
+            file,
+            dynamo=False,
+            input_names=["x"],
+            output_names=["y"],
+            dynamic_axes={"x": names, "y": names} if dynamic else None,
+        )
+        return
     sizes = (dict.fromkeys(names, Dim.DYNAMIC),) if dynamic else None
     program = torch.onnx.export(layer, (x,), dynamo=True, dynamic_shapes=sizes, verbose=False)
     assert program is not None
     program.save(file)
-    return file.getvalue()
 
 
-def difference(model: bytes, layer: nn.Module, x: Tensor) -> float:
+def difference(model: Path, layer: nn.Module, x: Tensor) -> float:
     session = onnxruntime.InferenceSession(model)
     (out,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     with torch.no_grad():
@@ -73,14 +80,15 @@ def difference(model: bytes, layer: nn.Module, x: Tensor) -> float:
 
 def main(exporter: str, first: int, count: int) -> None:
     warnings.simplefilter("ignore")  # of what the exporters themselves use
+    model = Path(tempfile.mkdtemp()) / "layer.onnx"
     for seed in range(first, first + count):
         layer, inputs = random_layer(seed)
         print(f"seed {seed}: {layer} on {[tuple(x.shape) for x in inputs]}", flush=True)
         dynamic = seed % 2 == 0
-        model = exported(layer, inputs[0], exporter, dynamic)
+        export(layer, inputs[0], model, exporter, dynamic)
         for x in inputs if dynamic else inputs[:1]:
             assert difference(model, layer, x) < 1e-4
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
