@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import nox
@@ -14,9 +15,24 @@ nox.options.sessions = ["tests"]
 DEVELOPMENT = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]["dev"]
 EXAMPLE = Path(__file__).parent / "docs" / "examples" / "bilevel_jax"
 OLDEST_TRITON = "triton==3.6.0"
+GPU_TESTS = Path(__file__).parent / "tests" / "gpu"
 PACKAGING = Path(__file__).parent / "tests" / "packaging"
 CUDA_KERNELS, TRITON_KERNELS = "tests/backend_cupy/kernels", "tests/backend_triton/kernels"
 SANITIZED = "tests/backend_cupy/emulator/sanitized.py"
+# What only some systems have wheels of is not required on the others.
+REQUIRED = "numpy,torch,triton,cupy" if sys.platform == "linux" else "numpy,torch"
+ENVIRONMENT = {
+    "BILEVEL_REQUIRE_BACKENDS": REQUIRED,  # one that is missing fails, and is not skipped
+    "OMP_NUM_THREADS": "1",  # pytest already has a process for each core
+}
+OLDEST, NEWEST = "3.11", "3.13"
+# What versions of libraries may change: the kernels are compiled and run by other sessions.
+OF_LIBRARIES = (
+    *("tests/core", "tests/backends", "tests/backend_torch", "tests/heads", "tests/models"),
+    *("tests/train", "tests/cli", "tests/backend_cupy/test_primitives.py"),
+    "tests/backend_cupy/test_on_device.py",
+)
+FOR_GPU_MACHINES = ("array-api-compat", "pytest-xdist", "rich", "tyro")
 
 
 def requirement(tool: str) -> str:
@@ -28,15 +44,36 @@ def requirement(tool: str) -> str:
 def tests(session: nox.Session) -> None:
     """Run all tests that need no GPU; arguments go to pytest."""
     session.install("-e", ".[dev]")
-    env = {
-        # One that is missing fails, and is not skipped.
-        "BILEVEL_REQUIRE_BACKENDS": "numpy,torch,triton,cupy",
-        "OMP_NUM_THREADS": "1",  # pytest already has a process for each core
-    }
-    session.run("pytest", "-n", "2", *session.posargs, env=env)
-    if not session.posargs:
-        interpreted = {**env, "TRITON_INTERPRET": "1"}
+    session.run("pytest", "-n", "2", *session.posargs, env=ENVIRONMENT)
+    if not session.posargs and "triton" in REQUIRED:
+        interpreted = {**ENVIRONMENT, "TRITON_INTERPRET": "1"}
         session.run("pytest", "-n", "2", TRITON_KERNELS, env=interpreted)
+
+
+@nox.session
+def trials(session: nox.Session) -> None:
+    """Run the generated trials, 200 of each kind: `nox -s tests` runs some of them."""
+    session.install("-e", ".[dev]")
+    env = {**ENVIRONMENT, "BILEVEL_TRIALS": "200"}
+    session.run("pytest", "-n", "2", "-m", "trials", *session.posargs, env=env)
+
+
+@nox.session(python=OLDEST)
+def oldest(session: nox.Session) -> None:
+    """Run tests with the oldest Python and the oldest libraries that pyproject.toml declares."""
+    session.install("--resolution", "lowest-direct", "-e", ".[dev]")
+    env = {**ENVIRONMENT, "BILEVEL_REQUIRE_BACKENDS": "numpy,torch", "BILEVEL_EXAMPLES": "5"}
+    # Old libraries warn of what newer ones, which they came with, have changed since.
+    run = ("pytest", "-n", "2", "-W", "default", *(session.posargs or OF_LIBRARIES))
+    session.run(*run, env=env)
+
+
+@nox.session(python=NEWEST)
+def newest(session: nox.Session) -> None:
+    """Run the same tests with the newest Python and the newest libraries."""
+    session.install("-e", ".[dev]")
+    env = {**ENVIRONMENT, "BILEVEL_EXAMPLES": "5"}
+    session.run("pytest", "-n", "2", *(session.posargs or OF_LIBRARIES), env=env)
 
 
 @nox.session
@@ -47,9 +84,9 @@ def kernels(session: nox.Session) -> None:
     older = Path(session.create_tmp()).resolve() / OLDEST_TRITON
     session.install("--no-deps", "--target", str(older), OLDEST_TRITON)
     env = {
+        **ENVIRONMENT,
         "BILEVEL_REQUIRE_BACKENDS": "triton,cupy",
         "BILEVEL_COMPILE_KERNELS": "1",
-        "OMP_NUM_THREADS": "1",
     }
     run = ("pytest", "-n", "2", *session.posargs)
     session.run(*run, f"{CUDA_KERNELS}/test_compiled.py", env=env)
@@ -72,7 +109,8 @@ def gpu(session: nox.Session) -> None:
     may have no registry to install from. Needs bilevel there, as from a wheel, with the extras
     train and testing, and pytest."""
     env = {"BILEVEL_REQUIRE_BACKENDS": "torch,triton,cupy", "BILEVEL_REQUIRE_GPU": "1"}
-    session.run("python", "-m", "pytest", "tests/gpu", *session.posargs, env=env)
+    for file in sorted(GPU_TESTS.glob("test_*.py")):
+        session.run("python", "-m", "pytest", "-n", "8", str(file), *session.posargs, env=env)
     checker = shutil.which("compute-sanitizer")
     for tool in ("memcheck", "racecheck") if checker else ():
         command = (checker, "--tool", tool, "--error-exitcode", "1")
@@ -82,6 +120,22 @@ def gpu(session: nox.Session) -> None:
     if not session.posargs:
         for subject in ("op", "model"):
             session.run("bilevel", "bench", subject, "--device", "cuda", "--out", "docs/benchmarks")
+
+
+@nox.session(name="gpu-wheels")
+def gpu_wheels(session: nox.Session) -> None:
+    """Build, into dist/gpu, the wheels that a machine with a GPU and without a registry may lack
+    for `pytest tests/gpu`; all of them are for any system and Python."""
+    folder = Path("dist", "gpu").resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+    session.install("pip")
+    session.run("uv", "build", "--quiet", "--wheel", "--out-dir", str(folder))
+    download = ("python", "-m", "pip", "download", "--quiet", "--dest", str(folder))
+    any_system = ("--only-binary", ":all:", "--platform", "any", "--python-version", OLDEST)
+    session.run(*download, *any_system, *FOR_GPU_MACHINES)
+    wheels = sorted(map(str, folder.glob("*.whl")))
+    session.run("python", "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", *wheels)
+    session.run("python", "-I", "-c", "import array_api_compat, bilevel, rich, tyro, xdist")
 
 
 @nox.session

@@ -1,7 +1,8 @@
 """Fixtures that stand for a framework; :mod:`frameworks` says what a missing one does. And how
 Hypothesis draws: the same examples each time in CI, new ones on a developer's machine.
 
-``BILEVEL_EXAMPLES=1000`` searches longer.
+``BILEVEL_EXAMPLES=1000`` searches longer. A module of other generated trials says
+``TRIALS = int(os.environ.get("BILEVEL_TRIALS", "25"))``.
 """
 
 from __future__ import annotations
@@ -30,6 +31,13 @@ settings.register_profile(
     print_blob=True,
 )
 settings.load_profile("bilevel")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a module that says ``TRIALS`` are what `nox -s trials` runs."""
+    for item in items:
+        if hasattr(getattr(item, "module", None), "TRIALS"):
+            item.add_marker("trials")
 
 
 @pytest.fixture(scope="session")

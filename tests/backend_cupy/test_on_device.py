@@ -20,6 +20,7 @@ from bilevel import Backend, BackendRefused, BackendUnavailable, registry
 from bilevel.protocol import Exchange, Problem, Stream
 from bilevel_cupy.backend import bind
 from bilevel_cupy.exchange import exchange
+from tests.frameworks import skip_or_fail
 
 CUDA = Problem("cupy", "cuda", "float32")
 
@@ -237,7 +238,7 @@ def test_cupy_itself_as_far_as_it_goes() -> None:
     """Its arrays are recognised, those of bfloat16 too, and it is not its traceback that users see
     where there is no GPU."""
     if registry.version_of(registry.specs()["cupy"]) is None:
-        pytest.skip("CuPy is not installed")
+        skip_or_fail("cupy", "CuPy is not installed")
     done = subprocess.run([sys.executable, "-c", WITHOUT_A_GPU], capture_output=True, text=True)
     *described, own, asked = done.stdout.splitlines() or [done.stderr]
     assert described == [

@@ -10,11 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.frameworks import load_or_skip, skip_without_gpu
+from tests.frameworks import skip_without_gpu
 
 skip_without_gpu()
-load_or_skip("triton")
-load_or_skip("cupy")
 
 import torch
 from torch import Tensor
@@ -34,7 +32,8 @@ SHAPES = [
     pytest.param((1, 66, 66, 2, 32), 33, 8, id="more key regions, torch chooses"),
 ]
 
-BOTH = pytest.mark.parametrize("backend", ["triton", "cupy"])
+BOTH = pytest.mark.parametrize("backend", ["triton", "cupy"], indirect=True)
+TRITON = pytest.mark.usefixtures("triton")
 
 ERRORS = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """Largest relative errors, of the norm, beside float64."""
@@ -74,6 +73,7 @@ def test_results_are_those_of_float64(
         assert (a - b).norm() <= ERRORS[dtype] * b.norm()
 
 
+@TRITON
 @pytest.mark.parametrize("dtype", ERRORS, ids=str)
 @pytest.mark.parametrize(("shape", "regions", "topk"), SHAPES)
 def test_routes_are_those_of_float64(
@@ -92,6 +92,7 @@ def test_routes_are_those_of_float64(
     assert (index.sort(-1).values.diff(dim=-1) > 0).all()
 
 
+@TRITON
 def test_ties_and_nan_are_routed_as_by_torch() -> None:
     torch.manual_seed(0)
     q, k = torch.randint(-1, 2, (2, 8, 28, 28, 2, 4), device="cuda").float().unbind()
@@ -199,6 +200,7 @@ def test_more_elements_than_32_bits_count(backend: str) -> None:
         assert torch.equal(got[-1:], expected)
 
 
+@TRITON
 def test_compiled_by_inductor() -> None:
     def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return bilevel.bra(2 * q, k, v, topk=4, backend="triton").relu()

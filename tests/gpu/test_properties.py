@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -14,8 +16,6 @@ from bilevel.testing import Property, cases, properties_of
 from tests.frameworks import load_or_skip, skip_without_gpu
 
 skip_without_gpu()
-load_or_skip("triton")
-load_or_skip("cupy")
 
 
 def on_cuda(problem: Problem) -> str | None:
@@ -31,23 +31,33 @@ def cupy_for_torch() -> Backend:
     return replace(crossed, library="torch", refuses=on_cuda)
 
 
-BACKENDS = [
-    registry.load("triton"),
-    replace(registry.load("torch"), refuses=on_cuda),
-    registry.load("cupy"),
-    cupy_for_torch(),
-]
+BACKENDS = {
+    "triton": ("triton", lambda: registry.load("triton")),
+    "torch": ("torch", lambda: replace(registry.load("torch"), refuses=on_cuda)),
+    "cupy": ("cupy", lambda: registry.load("cupy")),
+    "cupy for torch": ("cupy", cupy_for_torch),
+}
+"""What each needs, and what makes it."""
 
-CHECKS = [
-    pytest.param(backend, check, id=f"{backend.name}-{backend.library}-{check.__name__}")
-    for backend in BACKENDS
-    for check in properties_of(backend)
-]
+
+def checks() -> Iterator[Any]:
+    """Each property of each backend; one test that skips, with the reason, for one that is not
+    there."""
+    for name, (needed, make) in BACKENDS.items():
+        try:
+            load_or_skip(needed)
+        except pytest.skip.Exception as error:
+            reason = pytest.mark.skip(reason=str(error))
+            yield pytest.param(None, None, id=name, marks=reason)
+        else:
+            backend = make()
+            for check in properties_of(backend):
+                yield pytest.param(backend, check, id=f"{name}-{check.__name__}")
 
 
 # Each case compiles kernels for its regions.
 @settings(max_examples=max(1, settings().max_examples // 3), phases=[Phase.generate])
-@pytest.mark.parametrize(("backend", "check"), CHECKS)
+@pytest.mark.parametrize(("made", "check"), checks())
 @given(data=st.data())
-def test_property(backend: Backend, check: Property, data: st.DataObject) -> None:
-    check(backend, data.draw(cases(backend), label="case"))
+def test_property(made: Backend, check: Property, data: st.DataObject) -> None:
+    check(made, data.draw(cases(made), label="case"))

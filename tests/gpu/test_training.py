@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 
-from tests.frameworks import load_or_skip, skip_without_gpu
+from tests.frameworks import skip_without_gpu
 
 skip_without_gpu()
-load_or_skip("triton")
-load_or_skip("cupy")
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -18,8 +18,10 @@ from bilevel.models import BiFormer, BiFormerConfig
 STEPS = 200
 
 
+@cache
 def losses(backend: str) -> list[float]:
     """Of 200 steps on digits, upsampled, in bfloat16 by autocast."""
+    pytest.importorskip("sklearn", reason="scikit-learn, which has the digits, is not installed")
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -42,10 +44,9 @@ def losses(backend: str) -> list[float]:
     return found
 
 
-def test_losses_are_alike() -> None:
-    eager = losses("torch")
-    for backend in ("triton", "cupy"):
-        fused = losses(backend)
-        assert fused[:10] == pytest.approx(eager[:10], rel=0.05), backend
-        end = slice(-50, None)
-        assert sum(fused[end]) == pytest.approx(sum(eager[end]), rel=0.3, abs=2.5), backend
+@pytest.mark.parametrize("backend", ["triton", "cupy"], indirect=True)
+def test_losses_are_alike(backend: str) -> None:
+    eager, fused = losses("torch"), losses(backend)
+    assert fused[:10] == pytest.approx(eager[:10], rel=0.05)
+    end = slice(-50, None)
+    assert sum(fused[end]) == pytest.approx(sum(eager[end]), rel=0.3, abs=2.5)

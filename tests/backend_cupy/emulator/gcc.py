@@ -6,12 +6,11 @@ import functools
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-
-from cuda import pathfinder
 
 HERE = Path(__file__).parent
 SOURCES = ("fibers.h", "blocks.h", "blocks.cpp", "gpu_on_cpu.h")
@@ -44,6 +43,8 @@ def sanitizes() -> bool:
 
 def missing() -> str | None:
     """Why no kernel can be compiled."""
+    if sys.platform != "linux":
+        return "the CPU emulates CUDA on Linux only, where NVIDIA's headers are"
     return None if shutil.which("g++") else "g++ compiles kernels for the CPU: install it"
 
 
@@ -76,6 +77,8 @@ def _common(source: str, suffix: str, *options: str) -> Path:
 
 
 def _command(*options: str) -> tuple[str, ...]:
+    from cuda import pathfinder  # which is on Linux only
+
     includes = (str(HERE), pathfinder.find_nvidia_header_directory("cudart"))
     sanitizers = SANITIZED if sanitizes() else ()
     return ("g++", *OPTIONS, *sanitizers, *options, *(f"-I{folder}" for folder in includes))

@@ -5,11 +5,17 @@ from __future__ import annotations
 import io
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import pytest
+
+if sys.platform != "linux":
+    pytest.skip("NVRTC and its headers are installed on Linux only", allow_module_level=True)
 
 from cuda import pathfinder
 from cuda.core import Program, ProgramOptions
