@@ -57,7 +57,7 @@ def checks() -> Iterator[Any]:
 
 # Each case compiles kernels for its regions.
 @settings(max_examples=max(1, settings().max_examples // 3), phases=[Phase.generate])
-@pytest.mark.parametrize(("made", "check"), checks())
+@pytest.mark.parametrize(("made", "check"), list(checks()))
 @given(data=st.data())
 def test_property(made: Backend, check: Property, data: st.DataObject) -> None:
     check(made, data.draw(cases(made), label="case"))
