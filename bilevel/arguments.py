@@ -103,7 +103,7 @@ def _positive(values: Any, as_integer: Callable[[object], int | None]) -> tuple[
 
 
 def _as_int(value: object) -> int | None:
-    if isinstance(value, bool):
+    if type(value).__name__ in ("bool", "bool_"):  # NumPy's too: before 2.3 it passes for 1
         return None
     try:
         return as_index(value)  # type: ignore[arg-type] # what is no integer raises
