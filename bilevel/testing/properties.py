@@ -58,6 +58,7 @@ PROPERTIES: tuple[Property, ...] = (
 
 PULLBACK_PROPERTIES: tuple[Property, ...] = (
     pullbacks.pullback_agrees_with_the_reference,
+    pullbacks.pullback_of_scores_far_from_zero,
     pullbacks.pullback_matches_finite_differences,
     pullbacks.same_pullback_gives_the_same_bits,
     pullbacks.pullback_passes_by_what_nobody_attends_to,

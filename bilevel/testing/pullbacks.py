@@ -16,6 +16,9 @@ from bilevel.testing.bra import call, fill_key_region
 from bilevel.testing.regions import any_routes, routes_past_one_region
 from bilevel.testing.strategies import Case, Inputs, inputs
 
+FAR = 800.0
+"""Of scores from zero: its exponential is infinite, in float64 too."""
+
 STEP = 1e-5
 """Of the central differences: with scores of moderate size, 1e-10 off by curvature and rounding."""
 
@@ -32,6 +35,36 @@ def pullback_agrees_with_the_reference(backend: Backend, case: Case) -> None:
     bounds = gradient_bounds(*exact, d_out, case.factor, case.dtype, case.keys)
     for name, a, b, bound in zip("qkv", got, pullback(d_out), bounds, strict=True):
         assert_close(f"the gradient of {name}", a, b, bound + rounding_bound(b, case.dtype))
+
+
+def pullback_of_scores_far_from_zero(backend: Backend, case: Case) -> None:
+    """All scores of a row may be far below zero or far above it, where padding, whose score is
+    zero, is far from them: gradients are the reference's, and finite."""
+    case = replace(case, batch=max(case.batch, 1))
+    numpy, routes = registry.load("numpy"), any_routes(backend, case)
+    for far in (-FAR, FAR):
+        q, k, v = _with_scores_near(far, backend, case)
+        weights, got = pulled_back(backend, case, Inputs(q, k, v), routes)
+        exact = Inputs(*map(to_numpy, (q, k, v)))
+        d_out = to_numpy(from_numpy(weights, home_of(backend), case.dtype))
+        _, pullback = pull(numpy, case, exact, to_numpy(routes))
+        bounds = gradient_bounds(*exact, d_out, case.factor, case.dtype, case.keys)
+        for name, a, b, bound in zip("qkv", got, pullback(d_out), bounds, strict=True):
+            what = f"the gradient of {name} of scores near {far}"
+            expect(bool(np.isfinite(to_numpy(a)).all()), f"expected {what} to be finite")
+            assert_close(what, a, b, bound + rounding_bound(b, case.dtype))
+
+
+def _with_scores_near(far: float, backend: Backend, case: Case) -> Inputs:
+    """Queries and keys that are nearly the same everywhere, whose scores are about ``far``."""
+    rng, home = case.rng(), home_of(backend)
+    size = abs(far / case.factor / case.head_dim) ** 0.5
+    like = inputs(backend, replace(case, spread=1.0))
+    q, k = (
+        size * sign * (1 + 0.01 * rng.standard_normal(tuple(x.shape)))
+        for x, sign in ((like.q, 1.0), (like.k, np.sign(far * case.factor)))
+    )
+    return Inputs(*(from_numpy(x, home, case.dtype) for x in (q, k)), like.v)
 
 
 def pullback_matches_finite_differences(backend: Backend, case: Case) -> None:

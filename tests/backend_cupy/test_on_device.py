@@ -224,6 +224,7 @@ for code, bits in ((2, 16), (4, 16), (2, 32), (2, 64)):
     problem = registry.describe(array(code, bits))
     print(*problem[:3], refuses(problem))
 if cupy.cuda.is_available():
+    print("a GPU")
     raise SystemExit
 x = array(2, 32)
 for arguments, how in (((x, x, x), {}), ((np.ones(shape, np.float32),) * 3, {"backend": "cupy"})):
@@ -234,17 +235,30 @@ for arguments, how in (((x, x, x), {}), ((np.ones(shape, np.float32),) * 3, {"ba
 """
 
 
+def as_far_as_it_goes(lines: list[str]) -> tuple[list[str], list[str]]:
+    """What is said of arrays, and of calls without a GPU: of none where there is one."""
+    if lines and lines[-1] == "a GPU":
+        return lines[:-1], []
+    return lines[:-2], lines[-2:]
+
+
+def test_a_gpu_is_told_from_calls_that_fail() -> None:
+    arrays, calls = [f"cupy cuda {i} None" for i in range(4)], ["refused", "unavailable"]
+    assert as_far_as_it_goes([*arrays, "a GPU"]) == (arrays, [])
+    assert as_far_as_it_goes(arrays + calls) == (arrays, calls)
+
+
 def test_cupy_itself_as_far_as_it_goes() -> None:
     """Its arrays are recognised, those of bfloat16 too, and it is not its traceback that users see
     where there is no GPU."""
     if registry.version_of(registry.specs()["cupy"]) is None:
         skip_or_fail("cupy", "CuPy is not installed")
     done = subprocess.run([sys.executable, "-c", WITHOUT_A_GPU], capture_output=True, text=True)
-    *described, own, asked = done.stdout.splitlines() or [done.stderr]
-    assert described == [
-        f"cupy cuda {d} None" for d in ("float16", "bfloat16", "float32", "float64")
-    ]
-    if "BackendUnavailable" not in asked:
-        pytest.skip("there is a GPU here")
+    described, refused = as_far_as_it_goes(done.stdout.splitlines())
+    dtypes = ("float16", "bfloat16", "float32", "float64")
+    assert described == [f"cupy cuda {dtype} None" for dtype in dtypes], done.stderr
+    if not refused:
+        pytest.skip("there is a GPU here, and CuPy refuses nothing")
+    own, asked = refused
     assert "BackendRefused backend 'cupy' needs an NVIDIA GPU and its driver" in own
     assert "BackendUnavailable backend 'cupy' needs an NVIDIA GPU and its driver" in asked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from bilevel.bench import roofline
 from bilevel.bench.shapes import SHAPES
 from tests.bench.stand_ins import H200
+from tests.frameworks import load_or_skip
 
 
 @pytest.mark.parametrize(
@@ -33,7 +35,8 @@ def test_floors_of_an_h200(name: str, forward_us: float, backward_us: float) -> 
 
 
 def test_the_data_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = pytest.importorskip("triton.runtime", reason="triton is not installed")
+    load_or_skip("triton")
+    runtime = import_module("triton.runtime")
     rates = {"sm_clock_rate": 1_980_000, "mem_clock_rate": 3_201_000, "mem_bus_width": 6144}
     utils = SimpleNamespace(get_device_properties=lambda index: rates)
     active = SimpleNamespace(active=SimpleNamespace(utils=utils))

@@ -34,6 +34,7 @@ from tests.testing.mutations.gradients import (
     gradients_are_rounded_at_random,
     gradients_stay_wide,
     one_route_wins,
+    padding_is_weighed_in_the_gradient,
     scale_is_missing_from_the_gradient,
     values_are_detached,
 )
@@ -189,6 +190,7 @@ MUTATIONS: tuple[tuple[Mutation, tuple[str, ...], tuple[str, ...]], ...] = (
         NUMPY,
         ("pullback_matches_finite_differences", "pullback_agrees_with_the_reference"),
     ),
+    (padding_is_weighed_in_the_gradient, NUMPY, ("pullback_of_scores_far_from_zero",)),
     (gradients_stay_wide, NUMPY, ("same_pullback_gives_the_same_bits",)),
     (gradients_are_rounded_at_random, NUMPY, ("same_pullback_gives_the_same_bits",)),
     (all_regions_get_a_little, NUMPY, ("pullback_passes_by_what_nobody_attends_to",)),

@@ -11,6 +11,7 @@ from unittest import mock
 import numpy as np
 
 from bilevel import Attended, Backend, Routes
+from bilevel_numpy.pullbacks import attend_pullback
 from tests.testing.mutations.common import Array
 
 
@@ -42,6 +43,17 @@ def gradients_are_rounded_at_random(b: Backend) -> Backend:
 def all_regions_get_a_little(b: Backend) -> Backend:
     """A dense softmax's gradient, whose weights are small but not zero."""
     return _with_pullback(b, lambda d_q, *d: (d_q, *(x + x.dtype.type(1e-3) for x in d)))
+
+
+def padding_is_weighed_in_the_gradient(b: Backend) -> Backend:
+    """Padded keys and values are zero, but their weights are not."""
+
+    def unmasked(q: Array, k: Array, v: Array, mask: Array | None, *others: Any) -> Any:
+        if mask is not None:
+            k, v = (x * mask[..., None, None].astype(x.dtype) for x in (k, v))
+        return attend_pullback(q, k, v, None, *others)
+
+    return _pulled_back_with(b, attend_pullback=unmasked)
 
 
 def _with_pullback(b: Backend, change: Callable[..., tuple[Array, ...]]) -> Backend:
