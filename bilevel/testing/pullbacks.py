@@ -60,11 +60,9 @@ def _with_scores_near(far: float, backend: Backend, case: Case) -> Inputs:
     rng, home = case.rng(), home_of(backend)
     size = abs(far / case.factor / case.head_dim) ** 0.5
     like = inputs(backend, replace(case, spread=1.0))
-    q, k = (
-        size * sign * (1 + 0.01 * rng.standard_normal(tuple(x.shape)))
-        for x, sign in ((like.q, 1.0), (like.k, np.sign(far * case.factor)))
-    )
-    return Inputs(*(from_numpy(x, home, case.dtype) for x in (q, k)), like.v)
+    q, k = (1 + 0.01 * rng.standard_normal(tuple(x.shape)) for x in (like.q, like.k))
+    q, k = size * q, size * np.sign(far * case.factor) * k
+    return Inputs(from_numpy(q, home, case.dtype), from_numpy(k, home, case.dtype), like.v)
 
 
 def pullback_matches_finite_differences(backend: Backend, case: Case) -> None:

@@ -1,4 +1,4 @@
-"""Each axis of each argument is free or tied to others: one more or one less is an error, or not."""
+"""Each axis of each argument is free, or tied to others: then another size is an error."""
 
 from __future__ import annotations
 
