@@ -2,61 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any
 
-from bilevel.errors import ArrayError, BackendRefused, BackendUnavailable, BilevelError
+from bilevel import plugins
+from bilevel.errors import ArrayError, BackendRefused, BackendUnavailable
+from bilevel.plugins import GROUP, BackendStatus, backends, specs, version_of
 from bilevel.protocol import Array, Backend, BackendSpec, Problem
 
-GROUP = "bilevel.backends"
-
-
-class BackendStatus(NamedTuple):
-    """One row of :func:`backends`."""
-
-    name: str
-    """What users write as ``backend=``."""
-    library: str
-    """The array library it works on."""
-    version: str | None
-    """Version of the library it needs; None if that is not installed."""
-    why_not: str | None
-    """None if the backend is ready to use, else what stands against it, in one line."""
-    install: str
-    """The command that installs what it needs."""
-
-
-@cache
-def specs() -> Mapping[str, BackendSpec]:
-    """The specs of all installed backends by name, sorted by name.
-
-    Raises
-    ------
-    BilevelError
-        If two installed distributions offer a backend of one name, or an entry point of one does
-        not load.
-    """
-    from importlib import metadata  # here, for it takes as long as the rest of bilevel together
-
-    found: dict[str, BackendSpec] = {}
-    for entry in sorted(metadata.entry_points(group=GROUP), key=lambda e: (e.name, e.value)):
-        try:
-            spec = entry.load()
-        except Exception as error:
-            raise BilevelError(
-                f"the entry point {entry.name} = {entry.value} of {GROUP} does not load "
-                f"({error!r}); mend or uninstall the package that has it"
-            ) from error
-        if spec.name in found:
-            raise BilevelError(
-                f"expected one backend named {spec.name!r}, got two: {found[spec.name].load} and "
-                f"{spec.load}; uninstall one of them"
-            )
-        found[spec.name] = spec
-    return found
+__all__ = [
+    "GROUP",
+    "BackendStatus",
+    "backends",
+    "choose",
+    "describe",
+    "forget",
+    "load",
+    "specs",
+    "version_of",
+]
 
 
 _LOADED: dict[str, Backend] = {}
@@ -68,8 +33,8 @@ def load(name: str) -> Backend:
     Raises
     ------
     BackendUnavailable
-        If there is none of this name, if it does not import, with the install command, or if it
-        lacks something else, as a device.
+        If there is none of this name, if it does not import, with the install command, if it is
+        broken, or if it lacks something else, as a device.
     """
     if name not in _LOADED:
         _LOADED[name] = _imported(name)
@@ -79,28 +44,49 @@ def load(name: str) -> Backend:
 def forget() -> None:
     """Forget which backends are installed and loaded, so that the next call looks again: for tests
     that change it."""
-    for cached in (specs, _failure, _candidates):
+    for cached in (_failure, _candidates):
         cached.cache_clear()
+    plugins.forget()
     _LOADED.clear()
 
 
 def _imported(name: str) -> Backend:
     if name not in specs():
-        raise BackendUnavailable(
-            f"expected backend to be one of {', '.join(specs()) or '(none installed)'}, "
-            f"got {name!r}"
-        )
+        raise BackendUnavailable(_absent(name))
     spec = specs()[name]
     module, _, attribute = spec.load.partition(":")
     try:
-        backend: Backend = getattr(import_module(module), attribute)
-    except BackendUnavailable:  # it is installed, and says itself what it lacks
+        backend: object = getattr(import_module(module), attribute)
+    except (BackendUnavailable, KeyboardInterrupt):  # it is installed, and says what it lacks
         raise
     except ImportError as error:
         raise BackendUnavailable(
             f"backend {name!r} does not import ({error}); install it with: {spec.install}"
         ) from error
+    except BaseException as error:  # also one that ends Python
+        raise _broken(name, f"{spec.load} does not load ({plugins.text(error)})") from error
+    if not isinstance(backend, Backend):
+        raise _broken(name, f"{spec.load} is no Backend, but of the type {type(backend).__name__}")
+    if backend.library != spec.library:
+        raise _broken(name, f"its spec is for {spec.library}, its Backend for {backend.library}")
     return backend
+
+
+def _absent(name: str) -> str:
+    """Why there is no backend of this name."""
+    for row in plugins.installed().broken:
+        if row.name == name:
+            return f"backend {name!r} is broken: {row.why_not}"
+    known = ", ".join(specs()) or "(none installed)"
+    return f"expected backend to be one of {known}, got {name!r}"
+
+
+def _broken(name: str, fault: str) -> BackendUnavailable:
+    """The error for a backend that breaks the protocol; the fault is recorded."""
+    said = f"backend {name!r} is broken: {fault}"
+    if name in specs():
+        plugins.record(name, said)
+    return BackendUnavailable(f"{said}; mend or uninstall the package that has it")
 
 
 def describe(x: Array) -> Problem:
@@ -163,8 +149,23 @@ def _why_not(spec: BackendSpec, problem: Problem) -> str | None:
     failure = _failure(spec.name)
     if failure is not None:
         return failure
-    reason = load(spec.name).refuses(problem)
+    try:
+        reason = _reason(load(spec.name), problem)
+    except BackendUnavailable as error:
+        return str(error)
     return None if reason is None else _refusal(spec.name, problem, reason)
+
+
+def _reason(backend: Backend, problem: Problem) -> str | None:
+    """What the backend itself says against a problem; BackendUnavailable if it cannot tell."""
+    try:
+        reason: object = backend.refuses(problem)
+    except (Exception, SystemExit) as error:
+        fault = f"its refuses() raises {plugins.text(error)}"
+        raise _broken(backend.name, fault) from error
+    if reason is None or isinstance(reason, str):
+        return reason
+    raise _broken(backend.name, f"its refuses() returns {reason!r:.80}, expected None or a str")
 
 
 @cache
@@ -209,13 +210,13 @@ def _candidates(library: str) -> list[BackendSpec]:
 def _accepting(backend: Backend, problem: Problem) -> Backend:
     """``backend``, if it takes the problem, as it is or once the arrays are its library's."""
     seen = problem if backend.exchange is None else problem._replace(library=backend.library)
-    reason = backend.refuses(seen)
+    reason = _reason(backend, seen)
     if reason is None:
         return backend
     elsewhere = (
         move
         for (library, device), move in _MOVES.items()
-        if library == problem.library and backend.refuses(seen._replace(device=device)) is None
+        if library == problem.library and _reason(backend, seen._replace(device=device)) is None
     )
     move = next((f"; move them: {move}" for move in elsewhere), "")
     raise BackendRefused(_refusal(backend.name, problem, reason) + move)
@@ -233,33 +234,3 @@ _MOVES = {
 def _refusal(name: str, problem: Problem, reason: str) -> str:
     arrays = " ".join(filter(None, (problem.dtype, problem.library, "arrays")))
     return f"backend {name!r} {reason}, got {arrays} on {problem.device}"
-
-
-def backends() -> list[BackendStatus]:
-    """What is installed: every backend with its library, its version and whether it is ready.
-
-    Reads metadata alone: no array library is imported.
-
-    >>> [b.name for b in backends() if b.why_not is None and b.library == "numpy"]
-    ['numpy']
-    """
-    return [_status(spec) for spec in specs().values()]
-
-
-def version_of(spec: BackendSpec) -> str | None:
-    """The version of the distribution that a backend requires; None if it is not installed."""
-    from importlib import metadata
-
-    names = (spec.requires,) if isinstance(spec.requires, str) else spec.requires
-    for name in names:
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return None
-
-
-def _status(spec: BackendSpec) -> BackendStatus:
-    missing = (name for name in (spec.library, *spec.modules) if not find_spec(name))
-    why_not = next((f"{name} is not installed" for name in missing), None)
-    return BackendStatus(spec.name, spec.library, version_of(spec), why_not, spec.install)

@@ -15,7 +15,6 @@ import pytest
 import bilevel
 from bilevel import Backend, BackendSpec, registry
 from bilevel.protocol import Problem
-from tests.conftest import EntryPoint
 
 PROBLEM = Problem("numpy", "cpu", "float32")
 
@@ -43,24 +42,6 @@ def variant(name: str, refusal: str | None = None) -> Backend:
 
 def test_ours_are_found() -> None:
     assert {"numpy", "torch"} <= {status.name for status in bilevel.backends()}
-
-
-def test_an_entry_point_that_does_not_load_is_named(
-    install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(entry: EntryPoint) -> BackendSpec:
-        raise SyntaxError("half a file")
-
-    install(spec("broken", load="broken_module:B"))
-    monkeypatch.setattr(EntryPoint, "load", fail)
-    with pytest.raises(bilevel.BilevelError, match=r"broken = broken_module:B of .*half a file"):
-        bilevel.backends()
-
-
-def test_two_backends_with_one_name(install: Callable[..., None]) -> None:
-    install(spec("fast", load="a:B"), spec("fast", load="b:B"))
-    with pytest.raises(bilevel.BilevelError, match="one backend named 'fast', got two: a:B and b"):
-        registry.specs()
 
 
 def test_a_backend_that_does_not_import(install: Callable[..., None]) -> None:
