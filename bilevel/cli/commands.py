@@ -6,22 +6,24 @@ A command is a frozen dataclass: its fields are its arguments, calling it does t
 from __future__ import annotations
 
 import io
-import re
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from typing import TypeAlias
 
 from tyro.extras import subcommand_cli_from_dict
 
 from bilevel.cli.backends import Backends
 from bilevel.cli.bench import Bench
 from bilevel.cli.evaluate import Evaluate
+from bilevel.cli.mistakes import one_line, suggestion
 from bilevel.cli.predict import Predict
 from bilevel.cli.resume import Resume
-from bilevel.cli.train import Train, TrainDigits
+from bilevel.cli.train import Train, resolved
 from bilevel.errors import InputError
-from bilevel.train.config import DIGITS
 
-COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
+Command: TypeAlias = Callable[[], None]
+
+COMMANDS: dict[str, Callable[..., Command]] = {
     "train": Train,
     "resume": Resume,
     "eval": Evaluate,
@@ -31,42 +33,63 @@ COMMANDS: dict[str, Callable[..., Callable[[], None]]] = {
 }
 """All commands by name. A new one is a file beside this one, and a line here."""
 
+HELP = ("-h", "--help")
 
-def parse(args: Sequence[str]) -> Callable[[], None]:
-    """The command that the arguments name, ready to be called.
+
+def parse(args: Sequence[str]) -> Command:
+    """The command that the arguments name, ready to be called; without any, the help is shown.
 
     Raises InputError if they name none, or do not fit it.
     """
-    commands = dict(COMMANDS)
-    if list(args[1:2]) == [DIGITS.data]:
-        # The defaults depend on the data, named first: minutes on a CPU, or a whole recipe.
-        commands["train"] = TrainDigits
+    args = _command_first(list(args)) or ["--help"]
+    wants_help = any(arg in HELP for arg in args)
+    try:
+        command = _parsed([arg for arg in args if arg not in HELP], COMMANDS)
+    except InputError:
+        if not wants_help:
+            raise
+        return _parsed(args, COMMANDS)
+    if isinstance(command, Train):
+        return _parsed(args, {**COMMANDS, "train": resolved(command.config)})
+    return _parsed(args, COMMANDS) if wants_help else command
+
+
+def _parsed(args: list[str], commands: Mapping[str, Callable[..., Command]]) -> Command:
     said = io.StringIO()
     try:
         with redirect_stderr(said):
-            command: Callable[[], None] = subcommand_cli_from_dict(
-                commands, prog="bilevel", args=args, description="Bi-Level Routing Attention."
+            command: Command = subcommand_cli_from_dict(
+                dict(commands), prog="bilevel", args=args, description=DESCRIPTION
             )
     except SystemExit as end:
         if end.code in (0, None):
             raise
-        raise InputError(_one_line(said.getvalue())) from None
+        message = one_line(said.getvalue()).rstrip(".")
+        raise InputError(message + suggestion(args, list(COMMANDS), _help, message)) from None
     return command
 
 
-def _one_line(box: str) -> str:
-    """The message in the box that tyro draws around an error, and the choices that it lists.
+DESCRIPTION = (
+    "Bi-Level Routing Attention. --version prints the version; with --debug, an error shows its "
+    "traceback."
+)
 
-    The box is of lines, or of dashes and spaces where the output's encoding has no lines.
-    """
-    paragraphs = [""]
-    for row in box.splitlines()[1:]:
-        text = row.strip("│╭╮╰╯├┤ ")
-        if text.strip("─-"):
-            paragraphs[-1] += f" {text}"
-        else:
-            paragraphs.append("")
-    said = [re.sub(r"\s+", " ", each).strip() for each in paragraphs if each]
-    choices = [each for each in said[1:] if each.startswith("Available subcommands: ")]
-    line = ". ".join([*said[:1], *choices])
-    return re.sub(r"^Error parsing __\S*: ", "", line)  # a name of tyro's for the whole command
+
+def _command_first(args: list[str]) -> list[str]:
+    """The arguments with the command in front, also if options were given before it."""
+    if args and args[0].startswith("-"):
+        for i, arg in enumerate(args):
+            if arg in COMMANDS:
+                return [arg, *args[:i], *args[i + 1 :]]
+    return args
+
+
+def _help(args: list[str]) -> str:
+    """The help of a command."""
+    said = io.StringIO()
+    try:
+        with redirect_stdout(said), redirect_stderr(io.StringIO()):
+            subcommand_cli_from_dict(COMMANDS, prog="bilevel", args=[*args, "--help"])
+    except SystemExit:
+        pass
+    return said.getvalue()

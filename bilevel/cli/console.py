@@ -1,10 +1,18 @@
 """The console that all commands print to: plain text, a line stays a line."""
 
 from collections.abc import Mapping
+from errno import EPIPE
 
 from rich.console import Console
 
-CONSOLE = Console(soft_wrap=True, markup=False, highlight=False)
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """An error, as for all that is printed. Rich's own way is to end the process."""
+        raise BrokenPipeError(EPIPE, "the reader of the output is gone")
+
+
+CONSOLE = _Console(soft_wrap=True, markup=False, highlight=False)
 
 
 def print_score(test: Mapping[str, float]) -> None:

@@ -27,3 +27,9 @@ class TrainDigits(Train):
     """Train a BiFormer on scikit-learn's handwritten digits."""
 
     config: OmitArgPrefixes[TrainConfig] = DIGITS
+
+
+def resolved(said: TrainConfig) -> type[Train]:
+    """The command whose defaults are those for what was said: the recipe of the data. It is asked
+    once all is parsed, so the order of options makes no difference."""
+    return TrainDigits if said.data == DIGITS.data else Train

@@ -108,7 +108,7 @@ def test_what_is_no_spec(put: Callable[..., None], loads: object) -> None:
         *[("priority", wrong) for wrong in (None, "high", 1.5)],
     ],
 )
-def test_a_spec_with_a_wrong_field(put: Callable[..., None], field: str, value: object) -> None:
+def test_a_spec_with_a_wrong_field(put: Callable[..., None], field: str, value: Any) -> None:
     put(Point("bad", "bad:SPEC", replace(OTHER, **{field: value})))
     go_on_without("bad", f"has {field}=")
 
