@@ -19,7 +19,7 @@ def main(args: Sequence[str] | None = None) -> None:
     # Threads that wait give up their core early: else, where another program keeps a core busy,
     # they wait for each other by turns, and training is many times slower.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-    wanted = [os.path.expanduser(arg) for arg in args if arg != DEBUG]
+    wanted = [_at_home(arg) for arg in args if arg != DEBUG]
     run(lambda: _command(wanted), DEBUG in args)
 
 
@@ -30,3 +30,10 @@ def _command(args: list[str]) -> None:
     from bilevel.cli.commands import parse
 
     parse(args)()
+
+
+def _at_home(arg: str) -> str:
+    """An argument, or the value in ``--option=value``, with the home folder in place of a "~" in
+    front, where the shell has not put it."""
+    option, is_option, value = arg.partition("=") if arg.startswith("-") else ("", "", arg)
+    return f"{option}{is_option}{os.path.expanduser(value)}"

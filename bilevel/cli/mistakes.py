@@ -6,6 +6,9 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 
+ANYWHERE = ("--help", "--version", "--debug")
+"""Options that stand outside the commands."""
+
 _CHOICES = re.compile(r"invalid choice '(.*)' for argument .*?Expected one of \((.*?)\)")
 
 
@@ -38,13 +41,13 @@ def suggestion(
     if choices is not None:
         return _nearest([choices[1]], re.findall(r"'(.*?)'", choices[2]))
     if args and args[0] not in commands:
-        return _nearest(args[:1], commands)
+        return _nearest(args[:1], [*commands, *ANYWHERE])
     subjects = re.search(r"(?:Available subcommands: |one of \{)([^}]*)", message)
     if subjects is not None:
         return _nearest(args[1:2], re.findall(r"\w+", subjects[1]))
     words = [arg for arg in args[:2] if not arg.startswith("-")]
     shown = help_of(words if args[0] == "bench" else words[:1])
-    options = re.findall(r"--[a-z][a-z0-9-]*", shown)
+    options = [*re.findall(r"--[a-z][a-z0-9-]*", shown), *ANYWHERE]
     written = [arg.partition("=")[0].replace("_", "-") for arg in args if _is_option(arg)]
     unknown = [name for name in written if name not in options]
     near = _nearest(unknown, options)

@@ -94,7 +94,6 @@ def test_backends_are_listed_with_their_install_command(capsys: pytest.CaptureFi
         (["predict", "/no/such/run"], "expected at least one image file"),
         (["predict", "/no/such/run", "x.png"], "expected the folder of a run"),
         (["frobnicate"], "frobnicate"),
-        ([], "train, resume, eval, predict, backends"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(

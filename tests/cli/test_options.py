@@ -1,0 +1,180 @@
+"""What arguments mean: in any order the same, with a word for what was nearly right."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from dataclasses import fields
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bilevel.cli import main
+from bilevel.cli.commands import COMMANDS, parse
+from bilevel.errors import InputError
+from bilevel.train.config import DIGITS, MODELS, TrainConfig
+
+TRIALS = int(os.environ.get("BILEVEL_TRIALS", "25"))
+
+DRAWN: dict[str, Callable[[random.Random], Any]] = {
+    "model": lambda rng: rng.choice(list(MODELS)),
+    "image_size": lambda rng: rng.randint(32, 512),
+    "epochs": lambda rng: rng.randint(1, 300),
+    "batch_size": lambda rng: rng.randint(2, 256),
+    "lr": lambda rng: rng.uniform(1e-5, 1),
+    "weight_decay": lambda rng: rng.random(),
+    "warmup_epochs": lambda rng: rng.random() * 9,
+    "label_smoothing": lambda rng: rng.random() * 0.9,
+    "drop_path": lambda rng: rng.random() * 0.9,
+    "seed": lambda rng: rng.randrange(2**31),
+    "workers": lambda rng: rng.randrange(9),
+    "device": lambda rng: rng.choice(["cpu", "cuda", "digits", "train"]),
+    "out": lambda rng: Path(rng.choice(["digits", "runs/x", "train", "eval"])),
+}
+"""A value for each option; some are words that mean something elsewhere."""
+
+
+def options_of(rng: random.Random) -> dict[str, Any]:
+    """Some options, with values."""
+    return {name: DRAWN[name](rng) for name in rng.sample(list(DRAWN), rng.randint(0, 6))}
+
+
+def written(name: str, value: Any, rng: random.Random) -> list[str]:
+    """An option in one of the ways to write it."""
+    option = f"--{name}" if rng.random() < 0.5 else f"--{name.replace('_', '-')}"
+    return [f"{option}={value}"] if rng.random() < 0.5 else [option, str(value)]
+
+
+def test_every_option_is_drawn() -> None:
+    assert set(DRAWN) == {field.name for field in fields(TrainConfig)} - {"data", "task"}
+
+
+@pytest.mark.parametrize("seed", range(TRIALS))
+def test_the_order_of_options_makes_no_difference(seed: int) -> None:
+    rng = random.Random(seed)
+    data = rng.choice(["digits", "digits", "./digits", "photos", "train"])
+    options = options_of(rng)
+    defaults = DIGITS if data == "digits" else TrainConfig(data=data)
+    expected = {**vars(defaults), "data": data, **options}
+    for _ in range(4):
+        parts = [[data], *(written(name, value, rng) for name, value in options.items())]
+        rng.shuffle(parts)
+        command: Any = parse(["train", *chain(*parts)])
+        assert vars(command.config) == expected
+
+
+@pytest.mark.parametrize("seed", range(TRIALS))
+def test_options_may_come_before_the_command(seed: int) -> None:
+    rng = random.Random(seed)
+    options = {name: DRAWN[name](rng) for name in ("epochs", "lr", "seed")}
+    parts = [written(name, value, rng) for name, value in options.items()]
+    rng.shuffle(parts)
+    before = rng.randint(1, len(parts))
+    args = [*chain(*parts[:before]), "train", *chain(*parts[before:]), "digits"]
+    command: Any = parse(args)
+    assert vars(command.config) == {**vars(DIGITS), **options}
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["run", "a.png", "b.png", "--device", "cpu"],
+        ["run", "--device", "cpu", "a.png", "b.png"],
+        ["--device=cpu", "run", "a.png", "b.png"],
+    ],
+)
+def test_options_among_images(args: list[str]) -> None:
+    expected = parse(["predict", "--device", "cpu", "run", "a.png", "b.png"])
+    assert parse(["predict", *args]) == expected
+
+
+@pytest.mark.parametrize(
+    "args", [["digits", "--help"], ["--help", "digits"], ["--epochs", "3", "-h", "digits"]]
+)
+def test_help_shows_the_defaults_of_the_data(args: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["train", *args.split()])
+    assert not end.value.code
+    assert "default: biformer_micro" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("args", [[], ["--help"], ["-h"]])
+def test_bilevel_alone_shows_its_help(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(args)
+    assert not end.value.code
+    said = capsys.readouterr()
+    assert all(f"• {name}" in said.out or f"* {name}" in said.out for name in COMMANDS)
+    assert said.err == ""
+
+
+def misspelt(word: str, rng: random.Random) -> str:
+    """A word of four letters or more with two neighbours swapped, or a letter lost or doubled."""
+    i = rng.randrange(1, len(word) - 1)
+    ways = (
+        word[:i] + word[i + 1] + word[i] + word[i + 2 :],
+        word[:i] + word[i + 1 :],
+        word[:i] + word[i] + word[i:],
+    )
+    return next((way for way in rng.sample(ways, 3) if way != word), word + "x")
+
+
+def near(args: list[str]) -> str:
+    with pytest.raises(InputError) as raised:
+        parse(args)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("seed", range(TRIALS))
+def test_what_is_nearly_right_is_suggested(seed: int) -> None:
+    rng = random.Random(seed)
+    command = rng.choice(list(COMMANDS))
+    assert near([misspelt(command, rng), "x"]).endswith(f"; did you mean {command}?")
+    name = rng.choice([n for n in DRAWN if len(n) > 3])
+    option = f"--{name.replace('_', '-')}"
+    wrong = [f"--{misspelt(option[2:], rng)}", str(DRAWN[name](rng))]
+    for args in (["train", "digits", *wrong], ["train", *wrong, "digits"], ["train", *wrong]):
+        assert near(args).endswith(f"; did you mean {option}?")
+    model = rng.choice(list(MODELS))
+    said = near(["train", "digits", "--model", misspelt(model, rng)])
+    assert said.endswith(f"; did you mean {model}?") or "biformer_stl" in said
+
+
+@pytest.mark.parametrize(
+    ("args", "meant"),
+    [
+        ("trian digits", "train"),
+        ("TRAIN digits", "train"),
+        ("bench modle", "model"),
+        ("bench op --devcie cpu", "--device"),
+        ("bench op --device cdua", "cuda"),
+        ("predict run --devcie cpu x", "--device"),
+        ("eval run --devise cpu", "--device"),
+        ("bakends", "backends"),
+        ("--verison", "--version"),
+        ("--hlep", "--help"),
+        ("train digits --debgu", "--debug"),
+    ],
+)
+def test_near_misses_of_each_kind(args: str, meant: str) -> None:
+    assert near(args.split()).endswith(f"; did you mean {meant}?")
+
+
+def test_nothing_is_suggested_for_what_is_near_to_nothing() -> None:
+    assert "did you mean" not in near(["frobnicate"])
+    assert "did you mean" not in near(["train", "digits", "--qqqqq", "3"])
+
+
+@pytest.mark.parametrize(
+    "args", [["train", "~/photos"], ["train", "digits", "--out=~/photos"], ["eval", "~/photos"]]
+)
+def test_a_tilde_is_the_home(args: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("bilevel.cli._command", seen.append)
+    main(args.split())
+    assert seen == [args.replace("~", str(tmp_path)).split()]
