@@ -106,9 +106,7 @@ COMMAND = [sys.executable, "-m", "bilevel"]
 def said(*args: str, shell: str = "") -> subprocess.CompletedProcess[str]:
     """A command in a process of its own; ``shell`` comes after it, as in ``| head``."""
     command = ["bash", "-c", f'set -o pipefail; "$@" {shell}', "bash", *COMMAND, *args]
-    return subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, **(env or {})}
-    )
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 def one_line(text: str) -> bool:
