@@ -94,9 +94,11 @@ def test_options_among_images(args: list[str]) -> None:
 @pytest.mark.parametrize(
     "args", [["digits", "--help"], ["--help", "digits"], ["--epochs", "3", "-h", "digits"]]
 )
-def test_help_shows_the_defaults_of_the_data(args: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_shows_the_defaults_of_the_data(
+    args: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as end:
-        main(["train", *args.split()])
+        main(["train", *args])
     assert not end.value.code
     assert "default: biformer_micro" in capsys.readouterr().out
 
@@ -172,9 +174,11 @@ def test_nothing_is_suggested_for_what_is_near_to_nothing() -> None:
 @pytest.mark.parametrize(
     "args", [["train", "~/photos"], ["train", "digits", "--out=~/photos"], ["eval", "~/photos"]]
 )
-def test_a_tilde_is_the_home(args: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_the_home(
+    args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[list[str]] = []
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr("bilevel.cli._command", seen.append)
-    main(args.split())
-    assert seen == [args.replace("~", str(tmp_path)).split()]
+    main(args)
+    assert seen == [[arg.replace("~", str(tmp_path)) for arg in args]]

@@ -223,7 +223,9 @@ def test_a_class_called_train_may_have_a_folder_of_more(stripes: Path, tmp_path:
 
 def test_training_images_are_flipped_or_not_and_of_several_sizes() -> None:
     torch.manual_seed(0)
-    halves = Image.fromarray(np.repeat(np.uint8([[[0] * 3, [255] * 3]]), 20, 1).repeat(40, 0))
+    halves = Image.fromarray(
+        np.repeat(np.array([[[0] * 3, [255] * 3]], np.uint8), 20, 1).repeat(40, 0)
+    )
     view = views.train_view(32)
     slopes = [float((image[..., -1] - image[..., 0]).mean()) for image in map(view, [halves] * 40)]
     assert min(slopes) < 0 < max(slopes)
