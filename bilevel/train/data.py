@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
 from bilevel.errors import InputError
-from bilevel.train import splits, views
+from bilevel.train import splits
 from bilevel.train.config import DIGITS, TrainConfig
 
 HELD_OUT = 0.2
@@ -127,9 +126,11 @@ def _length(dataset: Dataset[Any]) -> int:
 
 def reader(config: TrainConfig) -> Any:
     """From the path of an image file to a model's input ``(C, H, W)``, as in testing."""
+    from bilevel.train import views  # torchvision takes seconds to import
+
     if config.data == DIGITS.data:
-        return v2.Compose([views.read_digit, views.digit_view(config.image_size)])
-    return v2.Compose([views.read_rgb, views.test_view(config.image_size)])
+        return views.of_files(views.read_digit, views.digit_view(config.image_size))
+    return views.of_files(views.read_rgb, views.test_view(config.image_size))
 
 
 class _Viewed(Dataset[tuple[Tensor, int]]):
@@ -150,6 +151,8 @@ def _digits(size: int) -> Data:
     from sklearn.datasets import load_digits  # sklearn takes a second
     from sklearn.model_selection import train_test_split
 
+    from bilevel.train import views
+
     images, labels = load_digits(return_X_y=True)
     images = (images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     a, b, a_labels, b_labels = train_test_split(
@@ -160,9 +163,11 @@ def _digits(size: int) -> Data:
 
 
 def _folder(path: Path, size: int) -> Data:
+    from bilevel.train import views
+
     found = splits.find(path)
     train, test = (
-        _Viewed(*_labelled(split), v2.Compose([views.read_rgb, view(size)]))
+        _Viewed(*_labelled(split), views.of_files(views.read_rgb, view(size)))
         for split, view in ((found.train, views.train_view), (found.test, views.test_view))
     )
     return Data(list(found.train.images), 3, train, test, found.notes)

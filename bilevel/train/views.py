@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,11 @@ def _read(path: str, mode: str) -> Image.Image:
         raise InputError(
             f"cannot read the image {path}: {error or type(error).__name__}"
         ) from error
+
+
+def of_files(read: Callable[[str], Any], view: v2.Compose) -> v2.Compose:
+    """From the path of an image file to the input of a model."""
+    return v2.Compose([read, view])
 
 
 def digit_view(size: int) -> v2.Compose:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from bilevel import InputError
-from bilevel.train import data, views
+from bilevel.train import data
 from bilevel.train.config import DIGITS, TrainConfig
 
 CONFIG = TrainConfig(data="", image_size=32, batch_size=4, workers=0)
@@ -31,6 +31,8 @@ def test_digits_hold_out_a_fifth_and_share_no_image() -> None:
 
 def test_a_digit_read_from_a_file_is_the_digit_of_the_set(tmp_path: Path) -> None:
     from sklearn.datasets import load_digits
+
+    from bilevel.train import views
 
     image = (load_digits().images[0] * (255 / 16)).astype(np.uint8)
     Image.fromarray(image).resize((64, 64), Image.Resampling.NEAREST).save(tmp_path / "digit.png")
@@ -98,6 +100,8 @@ def test_training_images_are_augmented_and_test_images_are_not(
 
 def seen_as_it_is(image: Any, name: str) -> torch.Tensor:
     """An image of 40 x 40 pixels, or a digit, as the input of a model in testing, by hand."""
+    from bilevel.train import views
+
     if name == "digits":
         pixels = torch.from_numpy(image)[None].float() / 255
         wide = torch.nn.functional.interpolate(pixels[None], (32, 32), mode="bilinear")[0]
@@ -222,6 +226,8 @@ def test_a_class_called_train_may_have_a_folder_of_more(stripes: Path, tmp_path:
 
 
 def test_training_images_are_flipped_or_not_and_of_several_sizes() -> None:
+    from bilevel.train import views
+
     torch.manual_seed(0)
     halves = Image.fromarray(
         np.repeat(np.array([[[0] * 3, [255] * 3]], np.uint8), 20, 1).repeat(40, 0)

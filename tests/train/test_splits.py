@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from bilevel import InputError
-from bilevel.train import data, folders, splits, views
+from bilevel.train import data, folders, splits
 from bilevel.train.config import TrainConfig
 from tests.train.image_folders import NAMES, image, make, run
 
@@ -251,6 +251,8 @@ def test_files_of_other_formats_are_named_where_images_are_missing(tmp_path: Pat
 
 @pytest.mark.parametrize("suffix", writable())
 def test_a_broken_image_is_an_input_error_and_nothing_else(suffix: str, tmp_path: Path) -> None:
+    from bilevel.train import views
+
     draw = Random(suffix)
     path = tmp_path / f"0{suffix}"
     kind = Image.registered_extensions()[suffix]
