@@ -24,7 +24,7 @@ class BiFormer(nn.Module):
         The model's shape. Where a feature map is smaller than ``config.regions`` on an axis, its
         tokens are the regions; topk is at most the number of regions.
     backend
-        Who computes the attention; see :func:`bilevel.bra`.
+        What computes the attention; see :func:`bilevel.bra`.
 
     Attributes
     ----------

@@ -33,7 +33,7 @@ def test_ci_begins_with_the_line_the_readme_gives() -> None:
 
 
 def test_ci_runs_every_nox_session_but_four() -> None:
-    """There is no GPU, trials take long, and other versions of libraries do not pass yet."""
+    """There is no GPU, trials take long, and other versions are not shown to pass yet."""
     found = re.findall(r"^@nox\.session.*\ndef (\w+)", read("noxfile.py"), re.MULTILINE)
     left_out = ("gpu", "trials", "oldest", "newest")
     sessions = [name.replace("_", "-") for name in found if name not in left_out]
