@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args, overload
+from typing import Any, Literal, TypeAlias, get_args, overload
 
 from bilevel.arguments import choice, count, per_axis
 from bilevel.array_checks import scale_or_default
@@ -25,6 +25,9 @@ __all__ = ["BiLevelRoutingAttention"]
 
 CONV = nn.Conv1d, nn.Conv2d, nn.Conv3d
 """The convolution for one, two and three spatial axes."""
+Conv: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
+CHANNELS_LAST = torch.contiguous_format, torch.channels_last, torch.channels_last_3d
+"""The order of memory that has channels last; torch has none for one axis."""
 
 
 class BiLevelRoutingAttention(nn.Module):
@@ -113,8 +116,7 @@ class BiLevelRoutingAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias, **where)
         self.lce = None
         if lce_kernel:
-            conv = CONV[spatial_dims - 1]
-            self.lce = conv(dim, dim, lce_kernel, padding=lce_kernel // 2, groups=dim, **where)
+            self.lce = depthwise(dim, lce_kernel, spatial_dims, **where)
         self.proj = nn.Linear(dim, dim, **where)
 
     @overload
@@ -156,6 +158,18 @@ class BiLevelRoutingAttention(nn.Module):
             f"expected x of shape ({shape}), got {tuple(x.shape)}; move its axes, or build the "
             "layer with another dim, spatial_dims or channels_first"
         )
+
+
+def depthwise(dim: int, kernel: int, axes: int = 2, **where: Any) -> Conv:
+    """A convolution of each channel on its own, which keeps the size of a map.
+
+    With one input channel both orders of memory are the same but for one stride. The weight has
+    that of channels last, as its gradient does from maps in that order: else
+    DistributedDataParallel warns of it and copies. (Only float64 in 3-D has the other on a CPU.)
+    """
+    conv = CONV[axes - 1](dim, dim, kernel, padding=kernel // 2, groups=dim, **where)
+    conv.weight = nn.Parameter(conv.weight.detach().to(memory_format=CHANNELS_LAST[axes - 1]))
+    return conv
 
 
 def _check_dims(dim: int, num_heads: int, spatial_dims: int) -> None:

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bilevel.models import biformer
 from bilevel.models.config import FULL_ATTENTION_HEADS, BiFormerConfig
-from bilevel.nn import BiLevelRoutingAttention
+from bilevel.nn import BiLevelRoutingAttention, depthwise
 from bilevel.protocol import Backend
 
 
@@ -61,7 +61,7 @@ class FullAttention(nn.Module):
         self.lce_on_values = config.variant == "nchw"
         self.backend = backend
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.lce = nn.Conv2d(dim, dim, 5, padding=2, groups=dim)
+        self.lce = depthwise(dim, kernel=5)
         self.proj = nn.Linear(dim, dim)
 
     @overload
@@ -81,7 +81,7 @@ class Block(nn.Module):
         super().__init__()
         dim, topk = config.embed_dims[stage], config.topk[stage]
         if config.layout == "biformer":
-            self.position = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+            self.position = depthwise(dim, kernel=3)
         self.norm1 = nn.LayerNorm(dim, eps=config.layer_norm_eps)
         self.attention = (
             FullAttention(config, dim, backend)
