@@ -166,3 +166,14 @@ PUBLISHED = {
 }
 """The published models by name; drop path as they were trained on ImageNet."""
 PUBLISHED["biformer_stl_nchw"] = replace(PUBLISHED["biformer_stl"], variant="nchw")
+
+MODELS = PUBLISHED | {
+    "biformer_micro": BiFormerConfig(
+        depths=(1, 1, 2, 1),
+        embed_dims=(32, 64, 128, 256),
+        regions=4,
+        topk=(2, 4, 8, None),
+        drop_path=0.05,
+    )
+}
+"""The models that have names; the micro one learns small images on a CPU."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 
 from torch import Tensor, nn
 
+from bilevel.arguments import number
 from bilevel.errors import ArgumentError
 from bilevel.models import biformer
 from bilevel.models.config import BiFormerConfig
@@ -25,6 +27,8 @@ class BiFormer(nn.Module):
         tokens are the regions; topk is at most the number of regions.
     backend
         What computes the attention; see :func:`bilevel.bra`.
+    drop_rate
+        Probability with which training drops a feature before the head.
 
     Attributes
     ----------
@@ -37,7 +41,12 @@ class BiFormer(nn.Module):
         smaller than the image (``reduction``), and the name of its ``module``.
     """
 
-    def __init__(self, config: BiFormerConfig, backend: str | Backend | None = None) -> None:
+    def __init__(
+        self,
+        config: BiFormerConfig,
+        backend: str | Backend | None = None,
+        drop_rate: float = 0.0,
+    ) -> None:
         super().__init__()
         self.config = config
         self.num_features = self.head_hidden_size = config.embed_dims[-1]
@@ -55,7 +64,8 @@ class BiFormer(nn.Module):
             Stage(*(Block(config, stage, next(rates), backend) for _ in range(depth)))
             for stage, depth in enumerate(config.depths)
         )
-        self.norm = nn.BatchNorm2d(self.num_features)
+        self.norm: nn.Module = nn.BatchNorm2d(self.num_features)
+        self.head_drop = nn.Dropout(number("drop_rate", drop_rate, 0, 1))
         self.head: nn.Module
         self.global_pool = "avg"
         self.reset_classifier(config.num_classes)
@@ -65,6 +75,11 @@ class BiFormer(nn.Module):
     def num_classes(self) -> int:
         """Outputs of the head; 0 where there is none."""
         return self.config.num_classes
+
+    @property
+    def in_chans(self) -> int:
+        """Channels of the images."""
+        return self.config.in_chans
 
     def forward(self, images: Tensor) -> Tensor:
         """Images ``(N, C, H, W)`` to logits ``(N, classes)``."""
@@ -129,7 +144,7 @@ class BiFormer(nn.Module):
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Features ``(N, num_features, H, W)`` to logits, or with ``pre_logits`` to their mean."""
-        pooled = biformer.pool(features) if self.global_pool else features
+        pooled = self.head_drop(biformer.pool(features) if self.global_pool else features)
         return pooled if pre_logits else self.head(pooled)
 
     def get_classifier(self) -> nn.Module:
@@ -154,9 +169,47 @@ class BiFormer(nn.Module):
         if num_classes == 0:
             self.head = nn.Identity()
             return
-        like = self.norm.weight
+        like = next(self.stages.parameters())
         self.head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
         _initialise(self.head)
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | Sequence[int] | None = None,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Remove what ``forward_intermediates`` of these stages does not need: the stages after
+        the last one, the last norm if asked for, the head. ``config`` stays that of the whole.
+
+        Returns the indices from the first stage. Raises ArgumentError if a stage is not there.
+        """
+        taken = _stages_taken(indices, len(self.stages))
+        kept = max(taken) + 1
+        if prune_norm or kept < len(self.stages):
+            self.norm = nn.Identity()
+        self.downsamples, self.stages = self.downsamples[:kept], self.stages[:kept]
+        if prune_head:
+            self.reset_classifier(0, "")
+        return taken
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns of parameters' names by depth, for rates that decay from layer to layer: the
+        stem, then each block with the downsampling before it, or with ``coarse`` each stage."""
+        if coarse:
+            blocks: Any = r"^(?:stages|downsamples)\.(\d+)"
+        else:
+            blocks = [
+                (r"^downsamples\.(\d+)", (0,)),
+                (r"^stages\.(\d+)\.(\d+)", None),
+                (r"^norm", (99999,)),
+            ]
+        return {"stem": r"^downsamples\.0", "blocks": blocks}
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of weights that must not decay: none but biases and norms, which are found by
+        their one axis."""
+        return set()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory: compute each block again in the backward pass."""

@@ -11,18 +11,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 from tyro.conf import Positional, Suppress
 
 from bilevel.arguments import choice, count, number
-from bilevel.models import PUBLISHED, BiFormerConfig
-
-MODELS = PUBLISHED | {
-    "biformer_micro": BiFormerConfig(
-        depths=(1, 1, 2, 1),
-        embed_dims=(32, 64, 128, 256),
-        regions=4,
-        topk=(2, 4, 8, None),
-        drop_path=0.05,
-    )
-}
-"""The models that can be trained by name; the micro one learns small images on a CPU."""
+from bilevel.models import BiFormerConfig
+from bilevel.models.config import MODELS
 
 if TYPE_CHECKING:
     ModelName: TypeAlias = str

@@ -15,7 +15,8 @@ import pytest
 from bilevel.cli import main
 from bilevel.cli.commands import COMMANDS, parse
 from bilevel.errors import InputError
-from bilevel.train.config import DIGITS, MODELS, TrainConfig
+from bilevel.models.config import MODELS
+from bilevel.train.config import DIGITS, TrainConfig
 
 TRIALS = int(os.environ.get("BILEVEL_TRIALS", "25"))
 

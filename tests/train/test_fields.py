@@ -13,9 +13,10 @@ import torch
 from rich.console import Console
 
 from bilevel import ArgumentError
+from bilevel.models.config import MODELS
 from bilevel.train import config as configs
 from bilevel.train import data, loop
-from bilevel.train.config import MODELS, TaskName, TrainConfig
+from bilevel.train.config import TaskName, TrainConfig
 from bilevel.train.data import Batch
 from bilevel.train.step import State
 from bilevel.train.step import step as one_step

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 from bilevel import BilevelError, InputError
 from bilevel.models import BiFormerConfig
+from bilevel.models import config as configs
 from bilevel.train import checkpoint, data, loop
-from bilevel.train import config as configs
 from bilevel.train import run as runs
 from bilevel.train.config import TrainConfig
 
