@@ -55,7 +55,8 @@ def checkout(package: Path) -> str | None:
     It ends in ``-dirty`` if the code was changed since. None if git is not installed or does not
     track the folder.
     """
-    git = ("git", "-C", str(package))
+    # Reading alone: a status that refreshes the index would lock others out of it.
+    git = ("git", "--no-optional-locks", "-C", str(package))
     if not _output(*git, "ls-files", "__init__.py"):
         return None
     changes = ("status", "--porcelain", "--untracked-files=no", "--", ".", "../backends")

@@ -15,7 +15,12 @@ from bilevel.errors import BilevelError
 
 FAILED, INTERRUPTED = 2, 130
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_MEMORY = re.compile(r"can't allocate memory|cannot allocate memory|out of memory", re.IGNORECASE)
+_MEMORY = re.compile(
+    r"can't allocate memory|cannot allocate memory|out of memory|could not create a primitive",
+    re.IGNORECASE,
+)
+_THREADS = "can't start new thread"
+_WORKER = "DataLoader worker"
 _SHARED = re.compile(r"shared memory|/torch_\d|\bshm\b", re.IGNORECASE)
 _FULL = re.compile(
     "|".join([*map(os.strerror, FULL), *(rf"os error {number}\b" for number in FULL)])
@@ -70,6 +75,10 @@ def _known(error: BaseException) -> str | None:
         return f"out of memory ({text}); make the batches, the images or the model smaller"
     if getattr(error, "errno", None) in FULL or _FULL.search(text):
         return f"cannot write, the disk or a limit is full ({text}); make room, or write elsewhere"
+    if _THREADS in text:
+        return f"no memory for more threads, or too many of them ({text}); end other programs"
+    if _WORKER in text:  # torch's handler of a signal raises it, wherever the main process is
+        return f"a process that reads images ended early ({text}); use fewer, or --workers 0"
     if isinstance(error, BrokenPipeError):
         return "the reader of the output is gone"
     if isinstance(error, OSError):
@@ -96,6 +105,7 @@ def _text(error: BaseException) -> str:
 
 
 def _end(error: BaseException, debug: bool, said: str, code: int) -> None:
+    _let_go(error)
     try:
         if debug:
             traceback.print_exception(error)
@@ -104,6 +114,17 @@ def _end(error: BaseException, debug: bool, said: str, code: int) -> None:
         _discard(sys.stderr)
     _discard(sys.stdout)
     raise SystemExit(code) from None
+
+
+def _let_go(error: BaseException) -> None:
+    """Take apart, in silence, what the functions that failed had in hand: Python would print the
+    complaints of what they had built by half."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        for each in _causes(error):
+            traceback.clear_frames(each.__traceback__)
+    finally:
+        sys.unraisablehook = hook
 
 
 def _prepare(name: str) -> None:

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from bilevel.errors import InputError
-from bilevel.train import splits
+from bilevel.train import splits, workers
 from bilevel.train.config import DIGITS, TrainConfig
 
 HELD_OUT = 0.2
@@ -80,6 +79,7 @@ def shuffled(dataset: Dataset[Any], config: TrainConfig, seed: int) -> Iterator[
         shuffle=True,
         drop_last=_length(dataset) > config.batch_size,
         num_workers=config.workers,
+        worker_init_fn=workers.end_at_errors,
         generator=torch.Generator().manual_seed(seed),
     )
     return _batches(loader, config.device)
@@ -95,6 +95,7 @@ class InOrder:
             dataset,
             config.batch_size,
             num_workers=config.workers,
+            worker_init_fn=workers.end_at_errors,
             persistent_workers=config.workers > 0,
             generator=torch.Generator(),  # else torch's own moves on, which training draws from
         )
@@ -104,20 +105,8 @@ class InOrder:
 
 
 def _batches(loader: DataLoader[Any], device: str) -> Iterator[Batch]:
-    try:
-        for images, labels in loader:
-            yield Batch(images, labels).to(device)
-    except InputError as error:
-        # From a worker process the message comes wrapped in a traceback; its last line is ours.
-        raise InputError(str(error).strip().splitlines()[-1].split("InputError: ")[-1]) from None
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        # Most often there is no shared memory left, in which they hand over what they read.
-        raise InputError(
-            "a process that reads images ended early; use fewer of them, or --workers 0: "
-            f"{str(error).strip().splitlines()[-1]}"
-        ) from None
+    for images, labels in workers.each(loader):
+        yield Batch(images, labels).to(device)
 
 
 def _length(dataset: Dataset[Any]) -> int:

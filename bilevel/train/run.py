@@ -9,6 +9,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
+import torch
 from torch import nn
 
 from bilevel.errors import InputError
@@ -164,8 +165,11 @@ def build_model(config: TrainConfig, architecture: BiFormerConfig) -> nn.Module:
 
     Raises InputError if torch has no such device.
     """
+    model = task_of(config).model(architecture)
     try:
-        return task_of(config).model(architecture).to(config.device)
+        return model.to(config.device)
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"cannot put the model on device {config.device!r}: {reason}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from functools import partial
@@ -29,6 +30,11 @@ def test_the_commit_is_that_of_the_checkout(tmp_path: Path) -> None:
     assert provenance.checkout(package) == commit
     (tmp_path / "results.json").touch()
     assert provenance.checkout(package) == commit
+    index = tmp_path / ".git" / "index"
+    before = index.read_bytes()
+    os.utime(code, (0, 0))  # git would note that the code is the same for all that
+    assert provenance.checkout(package) == commit
+    assert index.read_bytes() == before
     code.write_text("changed = True\n")
     assert provenance.checkout(package) == f"{commit}-dirty"
 

@@ -43,6 +43,12 @@ ERRORS: list[tuple[BaseException, str]] = [
         "--workers 0",
     ),
     (
+        RuntimeError("DataLoader worker (pid 1) exited unexpectedly with exit code 1."),
+        "--workers 0",
+    ),
+    (RuntimeError("could not create a primitive"), "out of memory"),
+    (RuntimeError("can't start new thread"), "threads"),
+    (
         RuntimeError("Caught OSError in DataLoader worker process 0.\nOriginal\nOSError: at last"),
         "at last",
     ),
@@ -98,6 +104,21 @@ def test_debug_stands_anywhere(place: int, capsys: pytest.CaptureFixture[str]) -
         main(args)
     assert end.value.code == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_what_was_built_by_half_is_taken_apart_in_silence(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Half:
+        def __init__(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def __del__(self) -> None:
+            raise AttributeError("_shutdown")
+
+    with pytest.raises(SystemExit):
+        ends.run(lambda: print(Half()), False)
+    assert one_line(capsys.readouterr().err)
 
 
 COMMAND = [sys.executable, "-m", "bilevel"]
