@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unicodedata import east_asian_width
 
-import matplotlib
-from matplotlib.font_manager import FontProperties, fontManager, get_font
+if TYPE_CHECKING:
+    from matplotlib.font_manager import FontProperties
 
 LONGEST = 15
 """The widest name in a caption, in letters; those of East Asia count twice."""
@@ -55,12 +55,17 @@ def _short(text: str) -> str:
 
 
 def _usual() -> FontProperties:
+    from matplotlib.font_manager import FontProperties
+
     return FontProperties()
 
 
 @cache
 def _family(character: str) -> str | None:
     """The font family to draw a character with; None if no installed one has it."""
+    from matplotlib import get_data_path
+    from matplotlib.font_manager import fontManager
+
     usual = _usual()
     if _has(fontManager.findfont(usual), character) or character == "\n":
         return usual.get_name()
@@ -70,13 +75,15 @@ def _family(character: str) -> str | None:
         for font in fontManager.ttflist
         if font.style == "normal"
         and font.weight in (400, "normal", "regular")
-        and not font.fname.startswith(matplotlib.get_data_path())
+        and not font.fname.startswith(get_data_path())
         and "lastresort" not in font.name.lower().replace(" ", "")
     )
     return next((font.name for font in others if _has(font.fname, character)), None)
 
 
 def _has(path: str, character: str) -> bool:
+    from matplotlib.font_manager import get_font
+
     try:
         font = get_font(path)
     except (OSError, RuntimeError):  # a font that cannot be read

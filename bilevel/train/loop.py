@@ -76,6 +76,8 @@ def _epochs(
     run: Run, images: data.Data, state: State, rows: list[Row], console: Console
 ) -> dict[str, float]:
     """The epochs that ``rows`` does not have yet, each ended by a checkpoint and a row."""
+    import matplotlib  # noqa: F401 # what draws the end of a run is there before its first epoch
+
     test = data.InOrder(images.test, run.config)
     steps = run.config.epochs * data.steps_per_epoch(images.train, run.config)
     with display(console, state.step, steps) as shown:

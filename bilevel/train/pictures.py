@@ -1,17 +1,20 @@
-"""Pictures of a run: its curves, and sheets of images."""
+"""Pictures of a run: its curves, and sheets of images. Matplotlib is imported where one is drawn:
+commands that draw none begin a second earlier."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from bilevel.files import replacing
 from bilevel.train.lettering import legible, style
 from bilevel.train.table import PARTS, Row, measured
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ROWS, COLUMNS = 6, 8
 SHEET = ROWS * COLUMNS
@@ -20,6 +23,8 @@ SHEET = ROWS * COLUMNS
 
 def curves(rows: Sequence[Row]) -> Figure:
     """Each number of the metrics table over the epochs, training and test."""
+    from matplotlib.figure import Figure
+
     parts = {part: [measured(row, part) for row in rows] for part in PARTS}
     names = list(dict.fromkeys(name for part in parts.values() for name in part[0]))
     figure = Figure(figsize=(4.5 * len(names), 3.5), layout="constrained")
@@ -45,6 +50,8 @@ class Seen(NamedTuple):
 
 def sheet(images: Sequence[Seen], title: str) -> Figure:
     """The first images, each with its caption; what is wrong is red."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(COLUMNS * 1.3, ROWS * 1.5), layout="constrained")
     for axes in (grid := figure.subplots(ROWS, COLUMNS)).flat:
         axes.axis("off")

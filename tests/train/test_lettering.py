@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from io import BytesIO
 from random import Random
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from matplotlib import font_manager
-from matplotlib.figure import Figure
 
 from bilevel.train import lettering, pictures, table
 from bilevel.train.lettering import caption, legible, style
 from bilevel.train.pictures import Seen, sheet
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure  # it takes a second to import
 
 NAMES = (
     *("$1_bill", "100$", "$a$", "a^2", "x_1", r"\frac{1}{2}", r"$\frac{", "50%", "{}", "a&b", "#1"),
@@ -91,6 +93,8 @@ def test_what_has_no_glyph_is_escaped(text: str, expected: str) -> None:
 def test_a_font_that_has_the_glyph_is_taken_where_one_is_installed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    from matplotlib import font_manager
+
     def with_cats(path: str, character: str) -> bool:
         return character != "猫" or path == "/fonts/cats.ttf"
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
@@ -80,6 +79,8 @@ class Counter(nn.Module):
 
 
 def counting() -> Task:
+    from matplotlib.figure import Figure
+
     def loss(losses: Mapping[str, Tensor], targets: list[Any]) -> tuple[Tensor, dict[str, Tensor]]:
         sums = {name: part.detach() * len(targets) for name, part in losses.items()}
         return losses["main"] + 0.5 * losses["aux"], sums

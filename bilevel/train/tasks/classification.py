@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -16,6 +16,9 @@ from bilevel.train.lettering import caption
 from bilevel.train.metrics import Sums
 from bilevel.train.pictures import SHEET, Seen, sheet
 from bilevel.train.tasks.task import Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def classification(config: TrainConfig) -> Task:
