@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +125,24 @@ def test_what_was_built_by_half_is_taken_apart_in_silence(
 COMMAND = [sys.executable, "-m", "bilevel"]
 
 
-def said(*args: str, shell: str = "") -> subprocess.CompletedProcess[str]:
+def said(
+    *args: str, shell: str = "", command: Sequence[str] = COMMAND
+) -> subprocess.CompletedProcess[str]:
     """A command in a process of its own; ``shell`` comes after it, as in ``| head``."""
-    command = ["bash", "-c", f'set -o pipefail; "$@" {shell}', "bash", *COMMAND, *args]
-    return subprocess.run(command, capture_output=True, text=True)
+    words = ["bash", "-c", f'set -o pipefail; "$@" {shell}', "bash", *command, *args]
+    return subprocess.run(words, capture_output=True, text=True)
+
+
+def ending(expression: str) -> list[str]:
+    """A process that runs an expression as a command, without torch, which takes long to import."""
+    script = (
+        "from bilevel.cli import ends; from bilevel.cli.console import CONSOLE\n"
+        f"ends.run(lambda: {expression}, False)"
+    )
+    return [sys.executable, "-c", script]
+
+
+ROWS = ending("CONSOLE.print('a row')")
 
 
 def one_line(text: str) -> bool:
@@ -139,10 +154,15 @@ def test_the_version_and_the_module() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, f"bilevel {__version__}\n", "")
 
 
-@pytest.mark.parametrize("args", [("backends",), ("--help",), ("train", "--help"), ("--version",)])
+@pytest.mark.parametrize(
+    "command",
+    [ROWS, *([*COMMAND, *args] for args in (["--help"], ["train", "--help"], ["--version"]))],
+    ids=["rows", "help", "train help", "version"],
+)
 @pytest.mark.parametrize("shell", ["| true", "> /dev/full"])
-def test_output_that_nobody_takes(args: tuple[str, ...], shell: str) -> None:
-    done = said(*args, shell=shell.replace("true", "python -c 'import os; os.close(0)'"))
+def test_output_that_nobody_takes(command: list[str], shell: str) -> None:
+    shell = shell.replace("true", "python -c 'import os; os.close(0)'")
+    done = said(shell=shell, command=command)
     if done.returncode:  # a reader may have taken it all just before it went
         assert done.returncode == 2
         assert one_line(done.stderr)
@@ -153,9 +173,9 @@ def test_output_that_nobody_takes(args: tuple[str, ...], shell: str) -> None:
 
 @pytest.mark.parametrize("shell", [">&-", "2>&-", ">&- 2>&-"])
 def test_streams_that_are_closed(shell: str) -> None:
-    done = said("backends", shell=shell)
+    done = said(shell=shell, command=ROWS)
     assert (done.returncode, done.stderr) == (0, "")
-    done = said("eval", "/no/such/run", shell=shell)
+    done = said(shell=shell, command=ending("1 / 0"))
     assert done.returncode == 2
     assert one_line(done.stderr) or "2>" in shell
 
@@ -163,15 +183,15 @@ def test_streams_that_are_closed(shell: str) -> None:
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-8", "cp437"])
 def test_any_console_prints_any_name(encoding: str, tmp_path: Path) -> None:
     name = "\u732b\u00e9\U0001f408\udcff"
-    script = (
-        "import sys; from bilevel.cli import ends; from bilevel.cli.console import CONSOLE\n"
-        f"ends.run(lambda: (print({name!r}), CONSOLE.print({name!r})), False)"
-    )
+    shown = ending(f"(print({name!r}), CONSOLE.print({name!r}))")
     env = {**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "80"}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=env)
+    done = subprocess.run(shown, capture_output=True, env=env)
     assert (done.returncode, done.stderr) == (0, b"")
     assert len(set(done.stdout.decode(encoding).splitlines())) == 1
-    for args in (["eval", f"/no/such/{name[:3]}"], ["--help"], ["train", "--model", name[:3]]):
+    done = subprocess.run(ending(f"open('/no/such/{name[:3]}')"), capture_output=True, env=env)
+    assert done.returncode == 2
+    assert one_line(done.stderr.decode(encoding))
+    for args in (["--help"], ["train", "--model", name[:3]]):
         done = subprocess.run([*COMMAND, *args], capture_output=True, env=env)
         assert b"Traceback" not in done.stderr
         assert done.returncode == (0 if args == ["--help"] else 2)
