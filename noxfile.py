@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -26,18 +27,25 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # pytest already has a process for each core
 }
 OLDEST, NEWEST = "3.11", "3.13"
+PYENV = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
 # What versions of libraries may change: the kernels are compiled and run by other sessions.
 OF_LIBRARIES = (
     *("tests/core", "tests/backends", "tests/backend_torch", "tests/heads", "tests/models"),
     *("tests/train", "tests/cli", "tests/backend_cupy/test_primitives.py"),
     "tests/backend_cupy/test_on_device.py",
 )
+FEW = {"BILEVEL_EXAMPLES": "3", "BILEVEL_TRIALS": "3"}
 FOR_GPU_MACHINES = ("array-api-compat", "pytest-xdist", "rich", "tyro")
 
 
 def requirement(tool: str) -> str:
     """A development tool with its version, as the extra ``dev`` states it."""
     return next(line for line in DEVELOPMENT if line.startswith(f"{tool}>="))
+
+
+def interpreter(version: str) -> str:
+    """A Python that pyenv has, whose commands run no version but the chosen one; else by name."""
+    return next((str(path) for path in PYENV.glob(f"{version}.*/bin/python")), version)
 
 
 @nox.session
@@ -58,22 +66,22 @@ def trials(session: nox.Session) -> None:
     session.run("pytest", "-n", "2", "-m", "trials", *session.posargs, env=env)
 
 
-@nox.session(python=OLDEST)
+@nox.session(python=interpreter(OLDEST))
 def oldest(session: nox.Session) -> None:
     """Run tests with the oldest Python and the oldest libraries that pyproject.toml declares."""
     session.install("--resolution", "lowest-direct", "-e", ".[dev]")
-    env = {**ENVIRONMENT, "BILEVEL_REQUIRE_BACKENDS": "numpy,torch", "BILEVEL_EXAMPLES": "5"}
+    env = {**ENVIRONMENT, **FEW, "BILEVEL_REQUIRE_BACKENDS": "numpy,torch"}
     # Old libraries warn of what newer ones, which they came with, have changed since.
     run = ("pytest", "-n", "2", "-W", "default", *(session.posargs or OF_LIBRARIES))
     session.run(*run, env=env)
 
 
-@nox.session(python=NEWEST)
+@nox.session(python=interpreter(NEWEST))
 def newest(session: nox.Session) -> None:
     """Run the same tests with the newest Python and the newest libraries."""
     session.install("-e", ".[dev]")
-    env = {**ENVIRONMENT, "BILEVEL_EXAMPLES": "5"}
-    session.run("pytest", "-n", "2", *(session.posargs or OF_LIBRARIES), env=env)
+    run = ("pytest", "-n", "2", *(session.posargs or OF_LIBRARIES))
+    session.run(*run, env={**ENVIRONMENT, **FEW})
 
 
 @nox.session
