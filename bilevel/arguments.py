@@ -59,7 +59,8 @@ def per_axis(name: str, value: object, ndim: int) -> tuple[int, ...]:
 
     Raises ShapeError if it is anything else.
     """
-    single = _as_int(value)
+    # torch.compile up to torch 2.9 fails on a tuple that is asked for an integer.
+    single = None if isinstance(value, (tuple, list)) else _as_int(value)
     found = _positive(value if single is None else (single,) * ndim, _as_int)
     if len(found) != ndim:
         raise ShapeError(

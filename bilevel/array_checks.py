@@ -130,7 +130,7 @@ def bra_grids(
 
 def _regions_for_axes(name: str, shape: tuple[int, ...], regions: object) -> None:
     """``regions`` have no more entries than a map has spatial axes."""
-    given = len(regions) if isinstance(regions, tuple | list) else 1
+    given = len(regions) if isinstance(regions, (tuple, list)) else 1
     axes = len(shape) - 3
     if given > axes:
         raise ShapeError(

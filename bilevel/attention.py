@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-from bilevel.axes import convolved, reshaped
+from bilevel.axes import convolved, has_method, reshaped
 from bilevel.grid import Grid, fit_regions
 from bilevel.ops import bra, route, summarize
 from bilevel.protocol import Array, Routes
@@ -67,7 +67,7 @@ def split_heads(qkv: Array, num_heads: int) -> tuple[Array, Array, Array]:
     # with zeros for the others.
     chunks = (
         qkv.chunk(3, -1)
-        if hasattr(qkv, "chunk")
+        if has_method(qkv, "chunk")
         else (qkv[..., start : start + dim] for start in (0, dim, 2 * dim))
     )
     q, k, v = (reshaped(x, (*tokens, num_heads, dim // num_heads)) for x in chunks)

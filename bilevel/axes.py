@@ -30,15 +30,23 @@ def convolved(conv: Callable[[Array], Array], x: Array) -> Array:
 
 def reshaped(x: Array, shape: Sequence[int]) -> Array:
     """``x.reshape(shape)``, of which the array API standard has the function alone."""
-    if hasattr(x, "reshape"):
+    if has_method(x, "reshape"):
         return x.reshape(shape)
     return x.__array_namespace__().reshape(x, shape)
 
 
+def has_method(x: Array, name: str) -> bool:
+    """Whether arrays of this kind have a method.
+
+    The type is asked: torch.compile up to torch 2.9 finds no method on an array that it traces.
+    """
+    return hasattr(type(x), name)
+
+
 def _permuted(x: Array, axes: tuple[int, ...]) -> Array:
     """Axes count from the front: torch's older exporter to ONNX takes no others."""
-    if hasattr(x, "permute"):  # torch
+    if has_method(x, "permute"):  # torch
         return x.permute(axes)
-    if hasattr(x, "transpose"):  # NumPy, CuPy
+    if has_method(x, "transpose"):  # NumPy, CuPy
         return x.transpose(axes)
     return x.__array_namespace__().permute_dims(x, axes)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from ctypes import CDLL
+from importlib import metadata
 from typing import NoReturn
 
 import pytest
+from packaging.version import Version
 
 import bilevel
 from bilevel import registry
@@ -32,6 +34,21 @@ def skip_or_fail(name: str, why_not: str) -> NoReturn:
     if name in os.environ.get(VARIABLE, "").replace(",", " ").split():
         pytest.fail(f"{VARIABLE} names {name}, but {why_not}", pytrace=False)
     pytest.skip(f"backend {name}: {why_not}", allow_module_level=True)
+
+
+def needs(library: str, version: str, why: str) -> pytest.MarkDecorator:
+    """The mark of tests that an older version of a library, where it is there, cannot pass."""
+    try:
+        found = metadata.version(library)
+    except metadata.PackageNotFoundError:
+        found = version
+    return pytest.mark.skipif(
+        Version(found) < Version(version), reason=f"{library} {found} is before {version}: {why}"
+    )
+
+
+WHOLE_GRAPHS = needs("torch", "2.12", "it traces no whole graph of the operator")
+"""For torch.compile without graph breaks, and for all exports but those of torch.jit.trace."""
 
 
 def has_driver() -> bool:

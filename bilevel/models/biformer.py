@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from bilevel.attention import projected, split_heads
-from bilevel.axes import channels_first, channels_last, convolved, reshaped
+from bilevel.axes import channels_first, channels_last, convolved, has_method, reshaped
 from bilevel.errors import ShapeError
 from bilevel.ops import bra
 from bilevel.protocol import Array, Routes
@@ -45,7 +45,7 @@ def stages(p: Any, x: Array) -> Iterator[Array]:
 
 def pool(x: Array) -> Array:
     """Mean of features ``(N, C, H, W)`` over their places, for the head."""
-    return x.mean((2, 3)) if hasattr(x, "mean") else x.__array_namespace__().mean(x, axis=(2, 3))
+    return x.mean((2, 3)) if has_method(x, "mean") else x.__array_namespace__().mean(x, axis=(2, 3))
 
 
 def overlapping_stem(p: Any, x: Array) -> Array:

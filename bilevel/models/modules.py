@@ -144,7 +144,8 @@ class Stage(nn.Sequential):
 
 def _is_hooked(block: nn.Module) -> bool:
     """Whether a call of the block, or of a module in it, runs a hook, or a replaced forward."""
-    return torch.nn.modules.module._has_any_global_hook() or any(  # type: ignore[no-untyped-call]
+    of_all = torch.nn.modules.module
+    return bool(of_all._global_forward_hooks or of_all._global_forward_pre_hooks) or any(
         inner._forward_hooks or inner._forward_pre_hooks or "forward" in vars(inner)
         for inner in block.modules()
     )

@@ -12,8 +12,10 @@ from bilevel import Backend, Grid
 from bilevel.testing import Property, cases, properties_of
 from bilevel_cupy.gathered import gather_pullback
 from tests.backend_cupy.portable import STRICT, bound_to
+from tests.frameworks import needs
 
 NUMPY = bound_to("numpy")
+AS_CUPY = needs("numpy", "2.1", "it lacks what CuPy has of the array API standard")
 
 # What NumPy says of NaN and of infinity, which a GPU says nothing of.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -21,6 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 few = settings(max_examples=max(1, settings().max_examples // 3))
 
 
+@AS_CUPY
 @pytest.mark.parametrize("check", properties_of(NUMPY), ids=lambda check: check.__name__)
 @few
 @given(data=st.data())
@@ -37,6 +40,7 @@ def test_property_by_the_standard_alone(
     check(strict, data.draw(cases(strict), label="case"))
 
 
+@AS_CUPY
 @pytest.mark.parametrize("spatial", [(8, 8), (7, 9)], ids=["uniform", "ragged"])
 def test_gradients_keep_nan_where_it_belongs(spatial: tuple[int, int]) -> None:
     """The gradient of a key is NaN if, and only if, a query that has it has a NaN."""
@@ -53,6 +57,7 @@ def test_gradients_keep_nan_where_it_belongs(spatial: tuple[int, int]) -> None:
     assert np.isnan(d_q).sum() == 3
 
 
+@AS_CUPY
 def test_a_hub_gets_the_sum_of_all() -> None:
     """Of 50 regions that took it, in float32 as exactly as integers are."""
     index = np.ones((2, 50, 1), np.int64)
@@ -62,6 +67,7 @@ def test_a_hub_gets_the_sum_of_all() -> None:
     assert not d_x[:, ::2].any()
 
 
+@AS_CUPY
 def test_the_most_that_pairs_may_be_off() -> None:
     """A running sum one by one would lose a share below the last bit each time."""
     d_rows = np.full((1, 2**14, 1, 1, 1), 1 + 2.0**-20, np.float32)

@@ -9,6 +9,7 @@ import pytest
 
 import bilevel
 from bilevel.cli import main
+from tests.frameworks import needs
 
 
 @pytest.mark.parametrize("width", range(40, 201, 8))
@@ -28,6 +29,7 @@ def test_lines_are_as_long_as_the_width_allows(
             assert len(line) + 1 + len(following.split()[0]) > width
 
 
+@needs("triton", "3.6", "it is too old for the backend, which says so")
 def test_without_a_gpu_no_backend_for_one_is_ready(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, torch: ModuleType
 ) -> None:

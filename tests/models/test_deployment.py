@@ -13,11 +13,12 @@ from torch.export import Dim
 
 import bilevel
 from bilevel.models import biformer_tiny
+from tests.frameworks import WHOLE_GRAPHS
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime has no wheel for this system")
 
 # Compilers and exporters warn of their own dependencies, which is no concern of these tests.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), WHOLE_GRAPHS]
 
 # By the rule of bilevel.cost: flash, dense, ragged, products with Dv != D, three axes, tiny.
 CALLS: dict[str, tuple[dict[str, Any], tuple[int, ...], int]] = {

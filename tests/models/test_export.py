@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from bilevel.nn import BiLevelRoutingAttention
+from tests.frameworks import WHOLE_GRAPHS
 
 # Exporters warn of their own dependencies, which is no concern of these tests.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -20,7 +21,7 @@ TRIALS = int(os.environ.get("BILEVEL_TRIALS", "6"))
 SCRIPT = Path(__file__).with_name("export_trials.py")
 
 
-@pytest.mark.parametrize("exporter", ["legacy", "dynamo"])
+@pytest.mark.parametrize("exporter", ["legacy", pytest.param("dynamo", marks=WHOLE_GRAPHS)])
 def test_random_layers_export_and_agree(exporter: str) -> None:
     """With batch and spatial sizes of their own for every other layer, which stay free."""
     lot = 25  # a process each, so that a crash tells which

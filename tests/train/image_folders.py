@@ -10,9 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+Image.init()  # knows what can be saved from then on
 SUFFIXES = (
     *(".png", ".PNG", ".apng", ".jpg", ".Jpeg", ".jfif", ".gif", ".bmp", ".webp", ".tif"),
-    *(".ppm", ".tga", ".ico", ".pcx", ".sgi", ".qoi", ".dds"),
+    *(".ppm", ".tga", ".ico", ".pcx", ".sgi", ".dds"),
+    *((".qoi",) if "QOI" in Image.SAVE else ()),  # Pillow reads it, and before 11.3 writes it not
 )
 CLASSES = ("cat", "Dog", "$1_bill", "100$", "a b", "Größe", "猫", "__init__", "0", "x.y", "-v")
 NAMES = {
@@ -35,7 +37,7 @@ def image(path: Path, draw: Random) -> None:
     """Write a small image, in the format that its name says."""
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(draw.randrange(2**32)).integers(0, 255, (12, 9, 3))
-    Image.fromarray(noise.astype(np.uint8)).save(path)
+    Image.fromarray(noise.astype(np.uint8)).save(path, sizes=[(9, 12)])  # an icon's own sizes
 
 
 def run(path: Path) -> None:
