@@ -18,10 +18,13 @@ from bilevel.protocol import Attended, Routes
 
 def reshaped(x: Tensor, *shape: int) -> Tensor:
     """``x.reshape(shape)``. In a trace for any size it goes by way of a single axis: else torch
-    compares lengths, which binds the trace to what it finds."""
+    compares lengths, which binds the trace to what it finds. An exported program copies: whether
+    memory is in order may differ with the size, as for a single image."""
     if all((n == n + 0) is True for n in shape):
         return x.reshape(shape)
-    return x.contiguous().view(-1).view(shape)
+    exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.7
+    x = x.clone(memory_format=torch.contiguous_format) if exporting() else x.contiguous()
+    return x.view(-1).view(shape)
 
 
 def axis_tokens(axis: Axis, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -14,9 +14,11 @@ from tyro.extras import subcommand_cli_from_dict
 
 from bilevel.cli.backends import Backends
 from bilevel.cli.bench import Bench
+from bilevel.cli.convert import Convert
 from bilevel.cli.evaluate import Evaluate
 from bilevel.cli.mistakes import one_line, suggestion
 from bilevel.cli.predict import Predict
+from bilevel.cli.push import Push
 from bilevel.cli.resume import Resume
 from bilevel.cli.train import Train, resolved
 from bilevel.errors import InputError
@@ -28,6 +30,8 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "resume": Resume,
     "eval": Evaluate,
     "predict": Predict,
+    "convert": Convert,
+    "push": Push,
     "backends": Backends,
     "bench": Bench,
 }

@@ -47,20 +47,27 @@ def load_official(path: str | Path, config: BiFormerConfig | None = None) -> dic
         If the parameters fit no published model, or not ``config``.
     """
     path = Path(path).expanduser()
+    everything, strangers = read_tensors(path)
+    try:
+        found = renamed(everything, config)
+    except WeightsError as error:
+        unread = f" (not read: {a_few(strangers)})" if strangers else ""
+        raise WeightsError(f"{path}: {error}{unread}") from None
+    if found.notes:
+        warnings.warn(f"{path}: {'; '.join(found.notes)}", stacklevel=2)
+    return found.params
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Everything in a file by its dotted name, tensors among it, and the classes that were not
+    looked up. Raises InputError if there are no tensors."""
     if not path.is_file():
         raise InputError(f"expected a checkpoint file, found none at {path}")
     content, strangers = _read(path)
     everything = flattened(content)
     if not any(hasattr(value, "shape") for value in everything.values()):
         raise InputError(f"expected a checkpoint of tensors, {path} holds {_about(content)}")
-    try:
-        params, notes = renamed(everything, config)
-    except WeightsError as error:
-        unread = f" (not read: {a_few(strangers)})" if strangers else ""
-        raise WeightsError(f"{path}: {error}{unread}") from None
-    if notes:
-        warnings.warn(f"{path}: {'; '.join(notes)}", stacklevel=2)
-    return params
+    return everything, strangers
 
 
 def _read(path: Path) -> tuple[Any, list[str]]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from bilevel.errors import WeightsError
-from bilevel.models.config import PUBLISHED, BiFormerConfig
+from bilevel.models.config import MODELS, BiFormerConfig
 from bilevel.models.state_dicts import Found, find, flattened
 from bilevel.models.tree import (
     Shapes,
@@ -30,6 +30,7 @@ T = TypeVar("T")
 HEAD = ("head.weight", "head.bias")
 ENDS = ("norm.", "head.")
 STEM = "downsample_layers.0.0.weight"
+STEMS = (STEM, "downsamples.0.conv1.weight", "downsamples.0.conv.weight")
 OURS = "stages.0.0.attention.qkv.weight"
 MEAN, COUNT = "running_mean", "num_batches_tracked"
 
@@ -52,8 +53,8 @@ def from_official(
     state_dict
         Official names to arrays of any library, or what a trainer saved around them.
     config
-        The model that the parameters are for; None is the published model that they fit, with
-        their number of classes and input channels.
+        The model that the parameters are for; None is the published model that they fit, or the
+        micro one, with their number of classes and input channels.
 
     Raises
     ------
@@ -63,6 +64,7 @@ def from_official(
     Examples
     --------
     >>> import numpy as np
+    >>> from bilevel.models import PUBLISHED
     >>> shapes = parameter_shapes(PUBLISHED["biformer_tiny"])
     >>> ours = {name: np.zeros(shape) for name, shape in shapes.items()}
     >>> official = to_official(ours)
@@ -71,20 +73,33 @@ def from_official(
     >>> from_official({"model": official}).keys() == ours.keys()
     True
     """
-    params, notes = renamed(state_dict, config)
-    if notes:
-        warnings.warn("; ".join(notes), stacklevel=2)
-    return params
+    found = renamed(state_dict, config)
+    if found.notes:
+        warnings.warn("; ".join(found.notes), stacklevel=2)
+    return found.params
+
+
+class Renamed(NamedTuple):
+    """What :func:`from_official` returns, and what it found besides."""
+
+    params: dict[str, Array]
+    notes: list[str]
+    """What it warns of."""
+    config: BiFormerConfig
+    prefix: str
+    """Of the official names, in what was given."""
 
 
 def renamed(
-    state_dict: Mapping[str, Any], config: BiFormerConfig | None
-) -> tuple[dict[str, Array], list[str]]:
-    """As :func:`from_official`, with what it warns of."""
+    state_dict: Mapping[str, Any],
+    config: BiFormerConfig | None,
+    models: Mapping[str, BiFormerConfig] = MODELS,
+) -> Renamed:
+    """As :func:`from_official`, with what it warns of; ``models`` are those to choose from."""
     found = _found(_arrays(state_dict), config)
     given = _with_counts(found.own)
     if config is None:
-        config = _closest(given, {name: _shapes(c) for name, c in PUBLISHED.items()})
+        config = _closest(given, {name: _shapes(c) for name, c in models.items()})
     unused, notes = _unused(config, given)
     expected = {name: shape for name, shape in _shapes(config).items() if name not in unused}
     given = {name: array for name, array in given.items() if name not in unused}
@@ -100,7 +115,7 @@ def renamed(
         for each in parameters(tree(config))
         if each.official_name in given
     }
-    return params, notes + _left_out(found)
+    return Renamed(params, notes + _left_out(found), config, found.prefix)
 
 
 def to_official(
@@ -108,19 +123,24 @@ def to_official(
 ) -> dict[str, Array]:
     """The inverse of :func:`from_official`: our names and shapes to the official ones.
 
-    ``config`` is the model that the parameters are of; None is the published model that they fit.
+    ``config`` is the model that the parameters are of; None is the named model that they fit.
     BiFormer-STL and its nchw variant have the same parameters here: None takes the first.
 
     Raises WeightsError if anything is missing, left over or of another shape.
     """
-    if config is None:
-        shapes = {name: parameter_shapes(c) for name, c in PUBLISHED.items()}
-        config = _closest(params, shapes)
+    config = closest(params) if config is None else config
     check_parameters(parameter_shapes(config), params, str(config))
     return {
         each.official_name: params[each.name].reshape(each.official_shape)
         for each in parameters(tree(config))
     }
+
+
+def closest(
+    params: Mapping[str, Array], models: Mapping[str, BiFormerConfig] = MODELS
+) -> BiFormerConfig:
+    """The named model that parameters by our names fit, or come nearest to."""
+    return _closest(params, {name: parameter_shapes(c) for name, c in models.items()})
 
 
 def _shapes(config: BiFormerConfig) -> Shapes:
@@ -149,14 +169,14 @@ def _body(arrays: Mapping[str, T]) -> dict[str, T]:
 
 
 def _closest(given: Mapping[str, Any], candidates: Mapping[str, Shapes]) -> BiFormerConfig:
-    """The published model with the fewest mismatches, with the head and input that are given."""
+    """The named model with the fewest mismatches, with the head and input that are given."""
     body = _body(given)
 
     def distance(name: str) -> int:
         return sum(map(len, mismatches(_body(candidates[name]), body).values()))
 
-    config = PUBLISHED[min(candidates, key=distance)]
-    stem = given.get(STEM)
+    config = MODELS[min(candidates, key=distance)]
+    stem = next((given[name] for name in STEMS if name in given), None)
     channels = config.in_chans if stem is None or len(stem.shape) != 4 else stem.shape[1]
     return replace(config, num_classes=_classes(given) or 0, in_chans=max(1, channels))
 
@@ -187,7 +207,7 @@ def _found(arrays: Mapping[str, Array], config: BiFormerConfig | None) -> Found:
             f"expected official names, got bilevel's own, such as {ours[0]}: they need no renaming "
             "(bilevel.train.run.load gives the model of a run of `bilevel train`)"
         )
-    configs = PUBLISHED.values() if config is None else [config]
+    configs = MODELS.values() if config is None else [config]
     names = {name for each in configs for name in _shapes(each)}
     found = find(arrays, names)
     if found is None:

@@ -13,7 +13,10 @@ from bilevel.errors import BackendUnavailable
 
 try:
     from bilevel.timm import biformer as biformer  # registers the models
+    from bilevel.timm.repository import About, push, save
 except ModuleNotFoundError as error:
     raise BackendUnavailable(
         f'bilevel.timm needs {error.name}; install it with: python -m pip install "bilevel[train]"'
     ) from error
+
+__all__ = ["About", "push", "save"]

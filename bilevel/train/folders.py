@@ -57,7 +57,7 @@ def scan(path: str, above: tuple[str, ...] = ()) -> Folder | None:
             visible = sorted((each for each in entries if not _hidden(each.name)), key=_name)
     except OSError as error:
         raise InputError(f"cannot read the folder {path}: {error}") from error
-    if _is_run(path, {each.name for each in visible}):
+    if is_run(Path(path)):
         return None
     above = (*above, os.path.realpath(path))  # a link may lead back to where it is
     inner = [
@@ -99,11 +99,11 @@ def _without(counts: Counter[str], names: frozenset[str]) -> Counter[str]:
     return Counter({name: count for name, count in counts.items() if name not in names})
 
 
-def _is_run(path: str, names: set[str]) -> bool:
-    if not names.issuperset({CONFIG, DATA}):
-        return False
+def is_run(path: Path) -> bool:
+    """Whether a folder is that of a run."""
     try:
-        return ARCHITECTURE in json.loads(Path(path, CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        return ARCHITECTURE in config and (path / DATA).is_file()
     except (OSError, ValueError, TypeError):
         return False
 

@@ -1,0 +1,118 @@
+"""What commands on finished models take: a run, a repository, or a checkpoint; and what is known of
+the model in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bilevel.errors import InputError
+
+if TYPE_CHECKING:
+    from bilevel.models.conversion import Checkpoint
+    from bilevel.models.model import BiFormer
+    from bilevel.timm import About
+    from bilevel.train.run import Run
+
+HUB = "hf-hub:"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model in evaluation mode, and what the place that it came from says of it."""
+
+    model: BiFormer
+    labels: Sequence[str] = ()
+    about: About | None = None
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read(source: str) -> Source:
+    """The model in the folder of a run, in a repository (a folder, or ``hf-hub:OWNER/NAME``), or in
+    a checkpoint file with official names or ours.
+
+    Raises InputError if it is none of them, WeightsError if the parameters are of another model.
+    """
+    if source.startswith(HUB):
+        return _repository(source)
+    path = Path(source)
+    if not path.is_dir():
+        return _checkpoint(path)
+    from bilevel.train.folders import is_run
+
+    return _run(path) if is_run(path) else _repository(f"local-dir:{path}")
+
+
+def _run(folder: Path) -> Source:
+    from bilevel.models.model import BiFormer
+    from bilevel.train.run import load
+
+    run, model = load(folder, "cpu")
+    if not isinstance(model, BiFormer):
+        raise InputError(f"expected a run that trained a BiFormer alone, got {folder}")
+    return Source(model, run.data.classes, _about(run), _preprocessing(run))
+
+
+def _about(run: Run) -> About:
+    from bilevel.timm import About
+    from bilevel.train import checkpoint, table
+
+    _, position = checkpoint.read(run.checkpoint, "cpu")
+    last = table.read(run.table, position.epoch)[-1]
+    data = run.data
+    return About(
+        data=f"{Path(run.config.data).name}: {data.train_images} images to train on and "
+        f"{data.test_images} to test on, of {len(data.classes)} classes.",
+        recipe={name: x for name, x in run.settings().items() if name not in _UNTOLD},
+        numbers={f"test {name}": x for name, x in table.measured(last, "test").items()},
+    )
+
+
+_UNTOLD = ("data", "out", "device", "workers", "architecture")
+"""Settings that are of a machine, or in the config of the repository."""
+
+
+def _preprocessing(run: Run) -> dict[str, Any]:
+    from bilevel.train.config import DIGITS
+
+    size = run.config.image_size
+    shape = {"input_size": (run.architecture.in_chans, size, size)}
+    if run.config.data == DIGITS.data:
+        whole = {"interpolation": "bilinear", "crop_pct": 1.0}
+        return {**shape, **whole, "mean": (0.5,), "std": (0.5,)}
+    return shape
+
+
+def _repository(name: str) -> Source:
+    import timm
+
+    from bilevel.models.model import BiFormer
+
+    try:
+        model = timm.create_model(name, pretrained=True).eval()
+    except Exception as error:  # of whichever library found that it is none
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"expected a run, or a model for timm, at {name}: {reason}") from error
+    if not isinstance(model, BiFormer):
+        raise InputError(f"expected a BiFormer at {name}, got a {type(model).__name__}")
+    known: Any = model.pretrained_cfg
+    return Source(model, known.get("label_names") or ())
+
+
+def _checkpoint(path: Path) -> Source:
+    from bilevel.models.conversion import read
+
+    return Source(model_of(read(path)))
+
+
+def model_of(found: Checkpoint) -> BiFormer:
+    """The model of a checkpoint. Raises WeightsError if it has no last norm."""
+    from bilevel.models.model import BiFormer
+    from bilevel.models.tree import check_parameters, parameter_shapes
+
+    check_parameters(parameter_shapes(found.config), found.params, f"the whole {found.config}")
+    model = BiFormer(found.config)
+    model.load_state_dict(found.params)
+    return model.eval()
