@@ -23,8 +23,13 @@ def reshaped(x: Tensor, *shape: int) -> Tensor:
     if all((n == n + 0) is True for n in shape):
         return x.reshape(shape)
     exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.7
-    x = x.clone(memory_format=torch.contiguous_format) if exporting() else x.contiguous()
-    return x.view(-1).view(shape)
+    if not exporting():
+        return x.contiguous().view(-1).view(shape)
+    copy = x.clone(memory_format=torch.contiguous_format)
+    if torch.onnx.is_in_onnx_export():  # which has no strides
+        return copy.view(-1).view(shape)
+    # A view divides the lengths of a model's maps, which torch.export cannot prove to have no rest.
+    return copy.as_strided(shape, [prod(shape[i:]) for i in range(1, len(shape) + 1)])
 
 
 def axis_tokens(axis: Axis, device: torch.device) -> tuple[Tensor, Tensor]:

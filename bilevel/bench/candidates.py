@@ -136,4 +136,5 @@ def other_backends(like: Tensor) -> list[str]:
     it is not checked."""
     chosen = registry.choose(registry.describe(like)).name
     listed = (each for each in registry.backends() if each.library in LIBRARIES)
-    return [each.name for each in listed if each.name != chosen]
+    # Of a name that two have, only one can be asked for.
+    return list(dict.fromkeys(each.name for each in listed if each.name != chosen))

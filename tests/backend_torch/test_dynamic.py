@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor
@@ -84,6 +86,29 @@ def test_export_with_any_size(axes: int) -> None:
     for number, spatial in enumerate(others, start=3):
         x = tokens(number, spatial)
         torch.testing.assert_close(program.module()(x), module(x))
+
+
+@WHOLE_GRAPHS
+@pytest.mark.parametrize("layout", ["biformer", "stl"])
+def test_export_of_a_model_with_any_size(layout: Literal["biformer", "stl"]) -> None:
+    """Sizes of its maps are quotients, of which torch knows little."""
+    torch.manual_seed(0)
+    config = BiFormerConfig(
+        depths=(1,), embed_dims=(16,), topk=(1,), regions=2, head_dim=8, num_classes=3,
+        layout=layout,
+    )  # fmt: skip
+    model = BiFormer(config).eval()
+    # Of quotients without a remainder torch proves nothing within bounds.
+    free = {
+        "biformer": {0: Dim("N", min=1, max=9), **{i: Dim(f"axis{i}", min=20) for i in (2, 3)}},
+        "stl": dict.fromkeys((0, 2, 3), Dim.DYNAMIC),
+    }
+    program = torch.export.export(
+        model, (torch.randn(2, 3, 40, 48),), dynamic_shapes=(free[layout],)
+    )
+    for size in ((3, 3, 33, 58), (1, 3, 96, 41)):
+        images = torch.randn(size)
+        torch.testing.assert_close(program.module()(images), model(images))
 
 
 @WHOLE_GRAPHS

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 import torch
 from torch import Tensor
 
 import bilevel
-from bilevel.bench.candidates import Candidate, attentions, operators, steps
+from bilevel import registry
+from bilevel.bench.candidates import Candidate, attentions, operators, other_backends, steps
 from bilevel.bench.shapes import inputs
 from tests.bench.stand_ins import SMALL
 
@@ -44,3 +46,11 @@ def test_candidates_compute_attention() -> None:
     (full,) = results(everywhere["flash"], training=False)
     (want,) = results(everywhere["bilevel"], training=False)
     torch.testing.assert_close(full, want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_name_that_two_backends_have_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = registry.backends()
+    monkeypatch.setattr(registry, "backends", lambda: sorted([*rows, *rows]))
+    found = other_backends(LIKE)
+    assert "triton" in found
+    assert len(found) == len(set(found))

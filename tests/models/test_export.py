@@ -1,4 +1,4 @@
-"""Layers through both exporters to ONNX, which must not end the interpreter, at sizes that vary."""
+"""Layers and models through all exporters, at sizes that vary; none may end the interpreter."""
 
 from __future__ import annotations
 
@@ -7,30 +7,33 @@ import subprocess
 import sys
 from pathlib import Path
 
-import onnxruntime
 import pytest
 import torch
 
 from bilevel.nn import BiLevelRoutingAttention
 from tests.frameworks import WHOLE_GRAPHS
 
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime has no wheel for this system")
+
 # Exporters warn of their own dependencies, which is no concern of these tests.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-TRIALS = int(os.environ.get("BILEVEL_TRIALS", "6"))
+TRIALS = int(os.environ.get("BILEVEL_TRIALS", "3"))
 SCRIPT = Path(__file__).with_name("export_trials.py")
 
 
-@pytest.mark.parametrize("exporter", ["legacy", pytest.param("dynamo", marks=WHOLE_GRAPHS)])
-def test_random_layers_export_and_agree(exporter: str) -> None:
-    """With batch and spatial sizes of their own for every other layer, which stay free."""
-    lot = 25  # a process each, so that a crash tells which
+@pytest.mark.parametrize(
+    "ways", ["legacy", pytest.param("export,dynamo,compile", marks=WHOLE_GRAPHS)]
+)
+def test_random_layers_and_models_export_and_agree(ways: str) -> None:
+    """At sizes that stay free, but for some of the layers."""
+    lot = 24  # a process each, so that a crash tells which
     for first in range(0, TRIALS, lot):
         count = min(lot, TRIALS - first)
-        command = [sys.executable, str(SCRIPT), exporter, str(first), str(count)]
+        command = [sys.executable, str(SCRIPT), ways, str(first), str(count)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
-        assert done.stdout.count("seed") == count
+        assert done.stdout.count("seed ") == count
 
 
 @pytest.mark.parametrize("order", ["channels last", "channels first"])
