@@ -39,8 +39,8 @@ def rows(
     at_once: int | None = None,
 ) -> Tensor:
     """Copy the routed regions of each query region, then attend: with ``flash`` in one kernel that
-    keeps no scores, else by matrix products. So many query regions ``at_once``, each lot computed
-    again in the backward pass; None is all, and none again."""
+    keeps no scores, else by matrix products. ``at_once`` is how many query regions are computed
+    together, each lot of them again in the backward pass; None is all, which are kept."""
     index, q_grid, k_grid, scale = routed
     heads = 1 if flash else q.shape[-2]
     queries, keys, values = (

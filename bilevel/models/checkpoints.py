@@ -63,7 +63,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], list[str]]:
     looked up. Raises InputError if there are no tensors."""
     if not path.is_file():
         raise InputError(f"expected a checkpoint file, found none at {path}")
-    content, strangers = _read(path)
+    try:
+        content, strangers = _read(path)
+    except OSError as error:
+        raise InputError(f"cannot read the checkpoint {path}: {error}") from error
     everything = flattened(content)
     if not any(hasattr(value, "shape") for value in everything.values()):
         raise InputError(f"expected a checkpoint of tensors, {path} holds {_about(content)}")

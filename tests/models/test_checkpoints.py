@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bilevel import WeightsError, models
+from bilevel import InputError, WeightsError, models
 from tests.models.checkpoint_files import (
     LONGEST,
     MICRO,
@@ -139,3 +139,16 @@ def test_a_model_with_something_wrong_is_one_short_error(seed: int, tmp_path: Pa
     assert sum(name in message for name in wrong) >= min(len(wrong), 5)
     if len(wrong) == 20:
         assert " more" in message
+
+
+def test_a_file_that_may_not_be_read_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path = tmp_path / "a.pth"
+    path.write_bytes(b"x")
+    monkeypatch.setattr(Path, "open", refused)  # to root, all files are open
+    with pytest.raises(InputError, match=r"cannot read the checkpoint .*Permission denied"):
+        models.load_official(path)
