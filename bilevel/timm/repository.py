@@ -205,7 +205,8 @@ def push(
         folder = save(model, Path(temporary) / "model", labels, about, preprocessing)
         readme = folder / CARD
         text = readme.read_text(encoding="utf-8").replace("OWNER/NAME", repo)
-        readme.write_text(text, encoding="utf-8")
+        with replacing(readme) as partial:
+            partial.write_text(text, encoding="utf-8")
         return _upload(folder, repo, token, private)
 
 
