@@ -21,7 +21,7 @@ PACKAGING = Path(__file__).parent / "tests" / "packaging"
 CUDA_KERNELS, TRITON_KERNELS = "tests/backend_cupy/kernels", "tests/backend_triton/kernels"
 SANITIZED = "tests/backend_cupy/emulator/sanitized.py"
 # What only some systems have wheels of is not required on the others.
-REQUIRED = "numpy,torch,triton,cupy" if sys.platform == "linux" else "numpy,torch"
+REQUIRED = "numpy,torch,cpu,cpu-numpy,triton,cupy" if sys.platform == "linux" else "numpy,torch"
 ENVIRONMENT = {
     "BILEVEL_REQUIRE_BACKENDS": REQUIRED,  # one that is missing fails, and is not skipped
     "OMP_NUM_THREADS": "1",  # pytest already has a process for each core
@@ -104,11 +104,13 @@ def kernels(session: nox.Session) -> None:
 
 @nox.session
 def sanitized(session: nox.Session) -> None:
-    """Run the CUDA kernels on the CPU under sanitizers of addresses and undefined behaviour."""
+    """Run the CUDA kernels on the CPU, and the kernel for CPUs, under sanitizers of addresses and
+    undefined behaviour; the latter also under one of threads."""
     session.install("-e", ".[dev]")
     files = (f"{CUDA_KERNELS}/test_{name}.py" for name in ("conformance", "memory", "models"))
     run = ("python", SANITIZED, "-m", "pytest", "-n", "2", *files)
     session.run(*run, *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    session.run("python", "tests/backend_cpu/sanitized.py")
 
 
 @nox.session(venv_backend="none")

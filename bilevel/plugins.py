@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import warnings
 from collections.abc import Mapping
 from dataclasses import fields
@@ -129,8 +131,13 @@ def text(error: BaseException) -> str:
 
 
 def _status(spec: BackendSpec) -> BackendStatus:
-    missing = (name for name in (spec.library, *spec.modules) if not _is_there(name))
-    why_not = next((f"{name} is not installed" for name in missing), _FAULTS.get(spec.name))
+    missing = [name for name in (spec.library, *spec.modules) if not _is_there(name)]
+    if missing:
+        why_not: str | None = f"{missing[0]} is not installed"
+    elif spec.programs and not any(map(_can_run, spec.programs)):
+        why_not = f"none of {', '.join(spec.programs)} is there to run"
+    else:
+        why_not = _FAULTS.get(spec.name)
     return BackendStatus(spec.name, spec.library, version_of(spec), why_not, spec.install)
 
 
@@ -140,6 +147,14 @@ def _is_there(module: str) -> bool:
         return find_spec(module) is not None
     except Exception:  # a package around it does not import
         return False
+
+
+def _can_run(program: str) -> bool:
+    """Whether a program is there, of this name or that an environment variable names."""
+    if program.startswith("$"):
+        words = os.environ.get(program[1:], "").split()
+        return bool(words) and shutil.which(words[0]) is not None
+    return shutil.which(program) is not None
 
 
 def _loaded(entry: Any) -> tuple[BackendSpec | None, str | None]:

@@ -188,3 +188,6 @@ class BackendSpec:
     unless asked for by name."""
     modules: tuple[str, ...] = ()
     """What it imports beside the library and may not be there."""
+    programs: tuple[str, ...] = ()
+    """Programs of which it needs any one, as a compiler; a name after ``$`` is an environment
+    variable's, that holds one."""

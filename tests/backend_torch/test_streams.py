@@ -38,7 +38,7 @@ class Queue(NamedTuple):
 @pytest.fixture
 def queue(torch: ModuleType, stand_in: Callable[[str, Backend], None]) -> Queue:
     """torch has streams, and the backend for NumPy joins them."""
-    numpy, home = registry.load("numpy"), registry.load("torch")
+    numpy, home = registry.load("numpy"), registry.choose(registry.describe(torch.ones(1)))
     vjp = numpy.bra_vjp
     assert vjp is not None
     said: list[str] = []
@@ -63,7 +63,7 @@ def queue(torch: ModuleType, stand_in: Callable[[str, Backend], None]) -> Queue:
     )
     joining = replace(numpy, exchange=exchange, bra_vjp=bra_vjp, bra=saying("bra", composed(numpy)))
     with_streams = replace(home, exchange=home.exchange._replace(stream=queue.stream))
-    stand_in("torch", with_streams)
+    stand_in(home.name, with_streams)
     return queue._replace(numpy=joining)
 
 

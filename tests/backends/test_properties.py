@@ -10,7 +10,7 @@ from bilevel import Backend
 from bilevel.testing import Property, cases, properties_of
 from tests.backends.properties import OF_NUMPY, OF_TORCH
 
-APPLICABLE = {"numpy": OF_NUMPY, "torch": OF_TORCH}
+APPLICABLE = {"cpu": OF_TORCH, "cpu-numpy": OF_NUMPY, "numpy": OF_NUMPY, "torch": OF_TORCH}
 CHECKS = [
     pytest.param(name, check, id=f"{name}-{check.__name__}")
     for name, checks in APPLICABLE.items()

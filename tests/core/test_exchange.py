@@ -93,7 +93,7 @@ def test_numpy_on_tensors(torch: ModuleType, case: Shapes, dtype: str) -> None:
     out, routes = bilevel.bra(
         *map(torch.from_numpy, arrays), **how, backend="numpy", return_routes=True
     )
-    want, index = bilevel.bra(*arrays, **case.how, return_routes=True)
+    want, index = bilevel.bra(*arrays, **case.how, backend="numpy", return_routes=True)
     assert isinstance(out, torch.Tensor)
     assert isinstance(routes.index, torch.Tensor)
     np.testing.assert_array_equal(out.numpy(), want, strict=True)
@@ -105,7 +105,8 @@ def test_numpy_on_tensors(torch: ModuleType, case: Shapes, dtype: str) -> None:
 def test_torch_on_numpy_arrays(torch: ModuleType, case: Shapes, dtype: str) -> None:
     arrays, how = case.arrays(dtype), in_torch(torch, case.how)
     out, routes = bilevel.bra(*arrays, **case.how, backend="torch", return_routes=True)
-    want, index = bilevel.bra(*map(torch.from_numpy, arrays), **how, return_routes=True)
+    tensors = map(torch.from_numpy, arrays)
+    want, index = bilevel.bra(*tensors, **how, backend="torch", return_routes=True)
     assert isinstance(routes.index, np.ndarray)
     np.testing.assert_array_equal(out, want.numpy(), strict=True)
     np.testing.assert_array_equal(routes.index, index.index.numpy(), strict=True)
@@ -140,7 +141,8 @@ def test_views_go_as_they_are(torch: ModuleType) -> None:
     np.testing.assert_array_equal(fused, before)
     tensors = torch.from_numpy(before).view(1, 4, 4, 3, 2, 3).unbind(3)
     tensor = bilevel.bra(*tensors, regions=2, topk=2, backend="numpy")
-    np.testing.assert_array_equal(tensor.numpy(), bilevel.bra(*views, regions=2, topk=2))
+    expected = bilevel.bra(*views, regions=2, topk=2, backend="numpy")
+    np.testing.assert_array_equal(tensor.numpy(), expected)
 
 
 @pytest.mark.parametrize(

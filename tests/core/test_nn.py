@@ -15,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 import bilevel
+from bilevel import registry
 from bilevel.models import BiFormer, BiFormerConfig
 from bilevel.nn import BiLevelRoutingAttention
 
@@ -225,7 +226,16 @@ def test_no_images(shape: tuple[int, ...]) -> None:
 
 def test_the_backend_is_passed_on() -> None:
     x = tokens(1, 8, 8, 16)
-    assert torch.equal(layer(backend="torch")(x), layer()(x))
+    seen: list[Tensor] = []
+    torch_backend = registry.load("torch")
+    assert torch_backend.bra is not None
+
+    def recorded(q: Tensor, *arguments: Any) -> Tensor:
+        seen.append(q)
+        return torch_backend.bra(q, *arguments)  # type: ignore[misc] # not None, see above
+
+    layer(backend=replace(torch_backend, bra=recorded))(x)
+    assert len(seen) == 1
     with pytest.raises(bilevel.BackendUnavailable, match="'nowhere'"):
         layer(backend="nowhere")(x)
 

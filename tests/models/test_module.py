@@ -242,10 +242,11 @@ def test_the_backend_is_passed_on_to_every_layer(padding: Padding, variant: Vari
     config = replace(MICRO, padding=padding, variant=variant)
     x = images(1, 3, 40, 40)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(_LOADED, "torch", replace(torch_backend, bra=other, bra_routes=other))
+        for name in ("cpu", "torch"):
+            patch.setitem(_LOADED, name, replace(torch_backend, bra=other, bra_routes=other))
         out = build(config, backend=counting)(x)
     assert len(calls) == sum(config.depths)
-    assert torch.equal(out, build(config)(x))
+    assert torch.equal(out, build(config, backend="torch")(x))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

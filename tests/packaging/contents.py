@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from zipfile import ZipFile
 
-PACKAGES = {"bilevel", "bilevel_cupy", "bilevel_numpy", "bilevel_torch", "bilevel_triton"}
+OF_BACKENDS = ("cpu", "cupy", "numpy", "torch", "triton")
+PACKAGES = {"bilevel", *(f"bilevel_{name}" for name in OF_BACKENDS)}
 
 
 def names(wheel: Path) -> set[str]:

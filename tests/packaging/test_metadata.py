@@ -59,7 +59,7 @@ def test_citation_is_of_the_paper() -> None:
 def test_each_tool_knows_every_package() -> None:
     """A new backend has to be added to three lists of pyproject.toml."""
     entries = PYPROJECT["project"]["entry-points"]["bilevel.backends"].values()
-    packages = sorted(["bilevel", *(entry.partition(":")[0] for entry in entries)])
+    packages = sorted({"bilevel", *(entry.partition(":")[0] for entry in entries)})
     tool = PYPROJECT["tool"]
     in_wheel = tool["hatch"]["build"]["targets"]["wheel"]["packages"]
     assert sorted(Path(path).name for path in in_wheel) == packages

@@ -1,0 +1,32 @@
+"""A fused kernel for CPUs in C++, for torch tensors and for NumPy arrays.
+
+It is compiled for the CPU that it runs on, at its first use: see :mod:`bilevel_cpu.library`.
+"""
+
+from bilevel.protocol import BackendSpec
+
+COMPILERS = ("$CXX", "c++", "g++", "clang++")
+"""Programs that may compile it, the first choice first; ``$`` stands before the name of an
+environment variable."""
+
+SPEC = BackendSpec(
+    name="cpu",
+    library="torch",
+    requires="torch",
+    install='python -m pip install "bilevel[torch]", and a C++ compiler, as g++ or clang++',
+    load="bilevel_cpu.backend:BACKEND",
+    priority=10,
+    devices=("cpu",),
+    programs=COMPILERS,
+)
+
+NUMPY_SPEC = BackendSpec(
+    name="cpu-numpy",
+    library="numpy",
+    requires="numpy",
+    install="python -m pip install numpy, and a C++ compiler, as g++ or clang++",
+    load="bilevel_cpu.numpy_backend:BACKEND",
+    priority=10,
+    devices=("cpu",),
+    programs=COMPILERS,
+)
