@@ -11,7 +11,10 @@ CALLS = 3
 
 KINDS = {
     "linear layers": ("addmm", "mm"),
-    "attention": (
+    "routing and attention": (
+        "route_regions_on_cpu",
+        "attend_routed_on_cpu",
+        "attend_routed_backward_on_cpu",
         "_scaled_dot_product_flash_attention_for_cpu",
         "_scaled_dot_product_flash_attention_for_cpu_backward",
         "baddbmm",
@@ -29,8 +32,8 @@ KINDS = {
         "native_batch_norm_backward",
     ),
 }
-"""The kernels of each kind, by torch's names. A linear layer first copies its bias into the result;
-that copy counts as the rest."""
+"""The kernels of each kind, by the names of torch's operators and of bilevel's. A linear layer
+first copies its bias into the result; that copy counts as the rest."""
 
 REST = "the rest"
 """Copies, sums, additions, gathers, sorting, and the calls themselves in Python and torch."""
@@ -41,8 +44,9 @@ def milliseconds_by_kind(step: Step) -> dict[str, float]:
     with profile(activities=[ProfilerActivity.CPU]) as found:
         for _ in range(CALLS):
             step()
-    kind_of = {f"aten::{name}": kind for kind, names in KINDS.items() for name in names}
+    kind_of = {name: kind for kind, names in KINDS.items() for name in names}
     times = dict.fromkeys((*KINDS, REST), 0.0)
     for event in found.key_averages():
-        times[kind_of.get(event.key, REST)] += event.self_cpu_time_total / 1e3 / CALLS
+        name = event.key.rpartition("::")[-1]
+        times[kind_of.get(name, REST)] += event.self_cpu_time_total / 1e3 / CALLS
     return {kind: float(f"{ms:.5g}") for kind, ms in times.items()}

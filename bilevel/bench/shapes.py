@@ -59,6 +59,10 @@ SHAPES = {
         "224, stage 3": Shape(8, 14, 7, 16, 8),
         "512, four routes": Shape(1, 128, 8, 4, 2),
         "1024, eight routes": Shape(1, 256, 16, 8, 2),
+        "224, stage 1, bfloat16": Shape(8, 56, 7, 1, 2, dtype=HALF),
+        "224, stage 2, bfloat16": Shape(8, 28, 7, 4, 4, dtype=HALF),
+        "224, stage 3, bfloat16": Shape(8, 14, 7, 16, 8, dtype=HALF),
+        "512, four routes, bfloat16": Shape(1, 128, 8, 4, 2, dtype=HALF),
     },
     "cuda": {
         "224, stage 1": Shape(128, 56, 7, 1, 2, dtype=HALF),

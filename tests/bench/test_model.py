@@ -47,7 +47,7 @@ def test_rows_of_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert ours.keys() == theirs.keys() == {*profiler.KINDS, profiler.REST}
         assert min(ours.values()) > 0
         assert theirs["linear layers"] > 0
-        assert theirs["attention"] == 0  # of the stand-in above
+        assert theirs["routing and attention"] == 0  # of the stand-in above
 
 
 def test_rows_of_a_gpu_have_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,4 +69,4 @@ def test_time_of_kernels_by_kind() -> None:
     found = profiler.milliseconds_by_kind(step)
     assert found["linear layers"] > 0
     assert found[profiler.REST] > 0
-    assert found["attention"] == found["convolutions"] == found["GELU and norms"] == 0
+    assert found["routing and attention"] == found["convolutions"] == found["GELU and norms"] == 0
