@@ -16,6 +16,13 @@ nox.options.sessions = ["tests"]
 DEVELOPMENT = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]["dev"]
 EXAMPLE = Path(__file__).parent / "docs" / "examples" / "bilevel_jax"
 OLDEST_TRITON = "triton==3.6.0"
+ECOSYSTEM = Path(__file__).parent / "docs" / "examples" / "ecosystem"
+# Toolkits of which the pages have examples, at their newest.
+TOOLKITS = (
+    *("accelerate", "fvcore", "grad-cam", "huggingface-hub", "lightning", "onnx", "onnxruntime"),
+    *("openvino", "peft", "segmentation-models-pytorch", "thop", "timm", "torchvision"),
+    *("transformers", "scipy"),  # the last for RT-DETR's matching
+)
 GPU_TESTS = Path(__file__).parent / "tests" / "gpu"
 PACKAGING = Path(__file__).parent / "tests" / "packaging"
 CUDA_KERNELS, TRITON_KERNELS = "tests/backend_cupy/kernels", "tests/backend_triton/kernels"
@@ -154,6 +161,15 @@ def conformance(session: nox.Session) -> None:
     session.install("-e", ".", "-e", f"{EXAMPLE}[test]")
     session.chdir(EXAMPLE)
     session.run("pytest", *session.posargs)
+
+
+@nox.session
+def ecosystem(session: nox.Session) -> None:
+    """Run the examples of other toolkits, with the newest releases of these."""
+    session.install("-e", ".[train]", "--upgrade", *TOOLKITS)
+    session.chdir(session.create_tmp())  # a place for what toolkits write
+    for file in sorted(ECOSYSTEM.glob("*.py")):
+        session.run("python", str(file), env={"HF_HUB_OFFLINE": "1"})
 
 
 @nox.session

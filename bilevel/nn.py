@@ -23,6 +23,8 @@ except ModuleNotFoundError as error:
 
 __all__ = ["BiLevelRoutingAttention"]
 
+HEAD_DIM = 32
+"""Channels of a head, where the number of heads is not given."""
 CONV = nn.Conv1d, nn.Conv2d, nn.Conv3d
 """The convolution for one, two and three spatial axes."""
 Conv: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -42,7 +44,7 @@ class BiLevelRoutingAttention(nn.Module):
     dim
         C, the channels of input and output.
     num_heads
-        M, which divides ``dim``.
+        M, which divides ``dim``; None is a head for every 32 channels, as in BiFormer.
     regions
         Regions per spatial axis: one int, or one per axis.
     topk
@@ -88,7 +90,7 @@ class BiLevelRoutingAttention(nn.Module):
     def __init__(
         self,
         dim: int,
-        num_heads: int,
+        num_heads: int | None = None,
         regions: int | Sequence[int] = 7,
         topk: int = 4,
         lce_kernel: int = 5,
@@ -103,6 +105,7 @@ class BiLevelRoutingAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        num_heads = _heads(dim) if num_heads is None else num_heads
         _check_dims(dim, num_heads, spatial_dims)
         _check_attention(topk, lce_kernel)
         _check_padding(padding, variant, spatial_dims)
@@ -170,6 +173,16 @@ def depthwise(dim: int, kernel: int, axes: int = 2, **where: Any) -> Conv:
     conv = CONV[axes - 1](dim, dim, kernel, padding=kernel // 2, groups=dim, **where)
     conv.weight = nn.Parameter(conv.weight.detach().to(memory_format=CHANNELS_LAST[axes - 1]))
     return conv
+
+
+def _heads(dim: int) -> int:
+    """A head for every 32 channels."""
+    if count("dim", dim, error=ShapeError) % HEAD_DIM:
+        raise ShapeError(
+            f"expected dim to be a multiple of {HEAD_DIM} where num_heads is None, got {dim}; "
+            "say num_heads"
+        )
+    return dim // HEAD_DIM
 
 
 def _check_dims(dim: int, num_heads: int, spatial_dims: int) -> None:

@@ -16,6 +16,7 @@ from bilevel.cli.backends import Backends
 from bilevel.cli.bench import Bench
 from bilevel.cli.convert import Convert
 from bilevel.cli.evaluate import Evaluate
+from bilevel.cli.export import Export
 from bilevel.cli.mistakes import one_line, suggestion
 from bilevel.cli.predict import Predict
 from bilevel.cli.push import Push
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "resume": Resume,
     "eval": Evaluate,
     "predict": Predict,
+    "export": Export,
     "convert": Convert,
     "push": Push,
     "backends": Backends,

@@ -307,3 +307,17 @@ def test_input_of_another_shape_is_an_error(
 def test_an_empty_axis_is_an_error() -> None:
     with pytest.raises(bilevel.ShapeError, match="expected no empty axis but N"):
         layer()(tokens(1, 0, 8, 16))
+
+
+def test_heads_of_32_channels_where_their_number_is_not_said() -> None:
+    assert BiLevelRoutingAttention(96).num_heads == 3
+    torch.manual_seed(0)
+    unsaid = BiLevelRoutingAttention(64, regions=2, channels_first=True)
+    torch.manual_seed(0)
+    said = BiLevelRoutingAttention(64, 2, regions=2, channels_first=True)
+    x = torch.randn(1, 64, 5, 6)
+    assert torch.equal(unsaid(x), said(x))
+    with pytest.raises(
+        bilevel.ShapeError, match="expected dim to be a multiple of 32 where num_heads is"
+    ):
+        BiLevelRoutingAttention(48)

@@ -1,0 +1,185 @@
+"""Models as files for other runtimes, for images of any number and size, each checked after it is
+written: what it computes of random images is compared with the model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal, NamedTuple, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+
+from bilevel.arguments import choice
+from bilevel.errors import ArgumentError, BackendUnavailable, BilevelError, InputError
+from bilevel.files import replacing
+from bilevel.models.model import BiFormer
+
+Format: TypeAlias = Literal["onnx", "torch", "openvino", "safetensors"]
+Run: TypeAlias = Callable[[Tensor], Tensor]
+"""From images ``(N, C, H, W)`` to what a written model makes of them."""
+
+OPSET = 18
+OPSETS = range(17, 22)
+"""Opsets of ONNX with layer normalisation that torch's exporter writes."""
+PER_REGION = 32
+"""Pixels of an image for each region on an axis: then a map at stride 16 has two tokens for it."""
+SUFFIX = {"onnx": ".onnx", "torch": ".pt2", "openvino": ".xml", "safetensors": ".safetensors"}
+
+
+class Checked(NamedTuple):
+    """How far a written model is from the one that was exported."""
+
+    difference: float
+    """The largest of two logits of the same random images."""
+    sizes: list[tuple[int, int, int]]
+    """Number, height and width of these images."""
+    least: int
+    """Height and width from which on images may be of any size."""
+
+
+def export(
+    model: BiFormer, out: str | Path, target: Format, *, opset: int = OPSET, int8: bool = False
+) -> Checked:
+    """Write a model, and compare what was written with it.
+
+    Parameters
+    ----------
+    model
+        In evaluation mode, on the CPU.
+    out
+        The file: ``.onnx``, ``.pt2`` (``torch.export``), ``.xml`` (OpenVINO, beside it the weights
+        as ``.bin``) or ``.safetensors`` (parameters alone).
+    target
+        Which of them.
+    opset
+        Of ONNX.
+    int8
+        Whether weights of linear layers become 8-bit integers, by onnxruntime's dynamic
+        quantisation.
+
+    Raises
+    ------
+    ArgumentError
+        If the format, the suffix or the opset is none, or ``int8`` is not for ONNX.
+    BackendUnavailable
+        If the runtime of the format is not installed.
+    InputError
+        If the file cannot be written.
+    """
+    out = Path(out)
+    _check(out, target, opset, int8)
+    least = PER_REGION * model.config.regions
+    sizes = [(2, least, least + 32), (1, least, least), (3, least + 25, least + 70)]
+    example = _images(model, sizes[0])
+    write: Mapping[Format, Callable[[], Run]] = {
+        "onnx": lambda: _onnx(model, example, out, opset, int8),
+        "torch": lambda: _torch(model, example, out),
+        "openvino": lambda: _openvino(model, example, out, opset),
+        "safetensors": lambda: _safetensors(model, out),
+    }
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # exporters warn of what they themselves use
+            run = write[target]()
+            images = [_images(model, size) for size in sizes]
+            return Checked(max(_distance(run(x), model(x)) for x in images), sizes, least)
+    except BilevelError:
+        raise
+    except ModuleNotFoundError as error:
+        raise BackendUnavailable(
+            f"{target} needs {error.name}; install it with: python -m pip install {error.name}"
+        ) from error
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error}") from error
+
+
+def _check(out: Path, target: Format, opset: int, int8: bool) -> None:
+    choice("target", target, get_args(Format))
+    if out.suffix != SUFFIX[target]:
+        raise ArgumentError(f"expected a file {SUFFIX[target]} for {target}, got {out}")
+    if opset not in OPSETS:
+        raise ArgumentError(
+            f"expected an opset from {OPSETS[0]} to {OPSETS[-1]}, which torch's exporter writes "
+            f"and layer normalisation needs, got {opset!r}"
+        )
+    if int8 and target != "onnx":
+        raise ArgumentError(f"expected int8 for onnx alone, got it for {target}")
+
+
+def _images(model: BiFormer, size: tuple[int, int, int]) -> Tensor:
+    n, height, width = size
+    draw = torch.Generator().manual_seed(0)
+    like = next(model.parameters())
+    return torch.randn(n, model.in_chans, height, width, generator=draw, dtype=like.dtype)
+
+
+def _distance(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).abs().max())
+
+
+def _onnx(model: BiFormer, example: Tensor, out: Path, opset: int, int8: bool) -> Run:
+    from onnxruntime import InferenceSession
+
+    axes = {0: "N", 2: "H", 3: "W"}
+    with replacing(out) as partial:
+        torch.onnx.export(
+            model,
+            (example,),
+            partial,
+            dynamo=False,  # the newer one takes minutes, and finds the same
+            opset_version=opset,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_axes={"images": axes, "logits": {0: "N"}},
+        )
+        if int8:
+            _quantise(partial)
+    session = InferenceSession(out, providers=["CPUExecutionProvider"])
+    return lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0])
+
+
+def _quantise(path: Path) -> None:
+    """Weights of matrix products as 8-bit integers, in place."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with TemporaryDirectory() as folder:
+        small = Path(folder, path.name)
+        quantize_dynamic(
+            path, small, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8
+        )
+        path.write_bytes(small.read_bytes())
+
+
+def _torch(model: BiFormer, example: Tensor, out: Path) -> Run:
+    free = {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    program = torch.export.export(model, (example,), dynamic_shapes=(free,))
+    with replacing(out) as partial:
+        torch.export.save(program, partial)
+    return torch.export.load(out).module()
+
+
+def _openvino(model: BiFormer, example: Tensor, out: Path, opset: int) -> Run:
+    import openvino
+
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "model.onnx")
+        _onnx(model, example, file, opset, int8=False)
+        openvino.save_model(openvino.convert_model(file), out, compress_to_fp16=False)
+    # The CPU may compute in bfloat16 where it is faster, unless told otherwise.
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(out, "CPU", exact)
+    return lambda x: torch.from_numpy(compiled(x.numpy())[0])
+
+
+def _safetensors(model: BiFormer, out: Path) -> Run:
+    from safetensors.torch import load_file, save_file
+
+    weights = {name: x.contiguous() for name, x in model.state_dict().items()}
+    with replacing(out) as partial:
+        save_file(weights, partial, {"format": "pt"})
+    again = BiFormer(model.config)
+    again.load_state_dict(load_file(out))
+    return again.eval()
