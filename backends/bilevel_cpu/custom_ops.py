@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from bilevel import compose
+from bilevel.cost import formulations, sizes
 from bilevel.grid import Grid
 from bilevel.protocol import Pullback, Routed, Routes
 from bilevel_cpu import call
@@ -217,3 +219,39 @@ def _second_backward(ctx: Any, *d_gradients: Tensor) -> tuple[Tensor | None, ...
 
 attend_routed.register_autograd(_backward, setup_context=_save)
 attend_routed_backward.register_autograd(_second_backward, setup_context=_save_backward)
+
+
+@register_flop_formula(torch.ops.bilevel.route_regions_on_cpu)
+def _(
+    q: Sequence[int],
+    k: Sequence[int],
+    q_regions: Sequence[int],
+    k_regions: Sequence[int],
+    *_: Any,
+    **__: Any,
+) -> int:
+    """For torch's counter, which hands over shapes: the products of means."""
+    return 2 * q[0] * prod(q_regions) * prod(k_regions) * q[-1] * q[-2]
+
+
+@register_flop_formula(torch.ops.bilevel.attend_routed_on_cpu)
+def _attention_flops(
+    q: Sequence[int],
+    k: Sequence[int],
+    v: Sequence[int],
+    index: Sequence[int],
+    q_regions: Sequence[int],
+    k_regions: Sequence[int],
+    *_: Any,
+    **__: Any,
+) -> int:
+    grids = Grid(q[1:-2], q_regions), Grid(k[1:-2], k_regions)
+    size = sizes(*grids, index[-1], q[-2], q[-1], v[-1])
+    return q[0] * formulations(size)["matmul"].flops
+
+
+@register_flop_formula(torch.ops.bilevel.attend_routed_backward_on_cpu)
+def _(d_out: Sequence[int], *shapes: Any, **_: Any) -> int:
+    """Five products where the forward pass has two."""
+    q, k, v, index, _out, _lse, *constants = shapes
+    return _attention_flops(q, k, v, index, *constants) * 5 // 2

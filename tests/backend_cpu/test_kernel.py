@@ -179,3 +179,25 @@ def test_the_default_is_the_kernel(backend: Backend) -> None:
     assert registry.choose(problem).name == "cpu-numpy"
     assert registry.choose(problem._replace(axes=4)).name == "numpy"
     assert call.MAX_AXES == 3
+
+
+def test_torch_counts_its_operations() -> None:
+    """As those of the same products by torch's functions; backward five where forward has two."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    load_or_skip("cpu")
+    counts = []
+    for name in ("cpu", "torch"):
+        x = torch.ones(2, 14, 14, 2, 8, requires_grad=True)
+        with FlopCounterMode(display=False) as counter:
+            out = bilevel.bra(x, x, x, regions=2, topk=3, backend=name)
+            forward = counter.get_total_flops()
+            out.sum().backward()
+        counts.append(forward)
+        routing = 2 * 2 * 4 * 4 * 16
+        attention = 2 * (2 * 2 * 196) * (3 * 49) * (8 + 8)
+        assert forward == routing + attention
+        if name == "cpu":
+            assert counter.get_total_flops() == forward + attention * 5 // 2
+    assert counts[0] == counts[1]
