@@ -45,7 +45,8 @@ def compiler() -> tuple[str, ...]:
 
 def key(dtype: str) -> str:
     """What the library depends on, in a few letters: text, compiler, options and CPU."""
-    texts = (path.read_text() for path in sorted(KERNELS.iterdir()))
+    files = (path for path in sorted(KERNELS.iterdir()) if path.suffix in (".cpp", ".h"))
+    texts = (path.read_text() for path in files)
     facts = (*texts, *_version(), *OPTIONS, _cpu(), dtype)
     return sha256("\0".join(facts).encode()).hexdigest()[:20]
 
