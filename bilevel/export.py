@@ -145,12 +145,9 @@ def _quantise(path: Path) -> None:
     """Weights of matrix products as 8-bit integers, in place."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with TemporaryDirectory() as folder:
-        small = Path(folder, path.name)
-        quantize_dynamic(
-            path, small, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8
-        )
-        path.write_bytes(small.read_bytes())
+    products = ["MatMul", "Gemm"]
+    with replacing(path) as small:
+        quantize_dynamic(path, small, op_types_to_quantize=products, weight_type=QuantType.QInt8)
 
 
 def _torch(model: BiFormer, example: Tensor, out: Path) -> Run:

@@ -33,7 +33,8 @@ def test_it_is_the_best_for_torch_on_cuda(dtype: str) -> None:
 def test_what_it_does_not_take_is_torch_s(change: dict[str, Any], takes: str) -> None:
     load_or_skip("triton")
     problem = CUDA._replace(**change)
-    assert registry.choose(problem).name == "torch"
+    on_cpu = {"cpu", "torch"}  # the first, where there is a compiler
+    assert registry.choose(problem).name in (on_cpu if problem.device == "cpu" else {"torch"})
     with pytest.raises(BackendRefused, match=f"backend 'triton' takes only .*{takes}"):
         registry.choose(problem, "triton")
 
