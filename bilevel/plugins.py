@@ -101,8 +101,8 @@ def backends() -> list[BackendStatus]:
 
     Reads metadata alone: no array library is imported. A backend that is broken has a row too.
 
-    >>> [b.name for b in backends() if b.why_not is None and b.library == "numpy"]
-    ['numpy']
+    >>> "numpy" in [b.name for b in backends() if b.why_not is None]
+    True
     """
     rows = [*map(_status, specs().values()), *installed().broken]
     return sorted(rows, key=lambda row: row.name)  # of one name, the one that is taken is first
