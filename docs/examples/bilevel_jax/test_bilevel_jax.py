@@ -31,13 +31,13 @@ def test_conformance() -> None:
 
 
 def test_it_agrees_with_numpy(tokens: np.ndarray) -> None:
-    np.testing.assert_allclose(bra(*jnp.asarray(tokens)), bra(*tokens), rtol=1e-12)
+    np.testing.assert_allclose(bra(*jnp.asarray(tokens)), bra(*tokens), rtol=1e-12, atol=1e-14)
 
 
 def test_jit(tokens: np.ndarray) -> None:
     out, routes = jax.jit(partial(bra, return_routes=True))(*tokens)
     again = jax.jit(bra)(*tokens, routes=routes.index)
-    np.testing.assert_allclose(out, bra(*tokens), rtol=1e-12)
+    np.testing.assert_allclose(out, bra(*tokens), rtol=1e-12, atol=1e-14)
     np.testing.assert_array_equal(out, again)
 
 
@@ -56,7 +56,7 @@ def test_grad_with_respect_to_one_of_several(tokens: np.ndarray) -> None:
 def test_vmap(tokens: np.ndarray) -> None:
     stacked = jnp.stack([jnp.asarray(tokens), jnp.asarray(tokens[:, ::-1])], axis=1)
     out = jax.vmap(bra)(*stacked)
-    np.testing.assert_allclose(out[1], bra(*tokens)[::-1], rtol=1e-12)
+    np.testing.assert_allclose(out[1], bra(*tokens)[::-1], rtol=1e-12, atol=1e-14)
 
 
 def test_arrays_of_others(tokens: np.ndarray) -> None:
@@ -65,4 +65,4 @@ def test_arrays_of_others(tokens: np.ndarray) -> None:
     out, routes = bra(*np.moveaxis(views, -1, 0), backend="jax", return_routes=True)
     assert isinstance(out, np.ndarray)
     assert isinstance(routes.index, np.ndarray)
-    np.testing.assert_allclose(out, bra(*tokens), rtol=1e-12)
+    np.testing.assert_allclose(out, bra(*tokens), rtol=1e-12, atol=1e-14)
