@@ -6,6 +6,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from shutil import copyfile
 from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
@@ -164,7 +165,11 @@ def _openvino(model: BiFormer, example: Tensor, out: Path, opset: int) -> Run:
     with TemporaryDirectory() as folder:
         file = Path(folder, "model.onnx")
         _onnx(model, example, file, opset, int8=False)
-        openvino.save_model(openvino.convert_model(file), out, compress_to_fp16=False)
+        written = file.with_suffix(".xml")
+        openvino.save_model(openvino.convert_model(file), written, compress_to_fp16=False)
+        for suffix in (".bin", ".xml"):  # the weights first: the other file is read with them
+            with replacing(out.with_suffix(suffix)) as partial:
+                copyfile(written.with_suffix(suffix), partial)
     # The CPU may compute in bfloat16 where it is faster, unless told otherwise.
     exact = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(out, "CPU", exact)

@@ -18,22 +18,15 @@ from bilevel.protocol import Pullback, Routed, Routes
 from bilevel_cpu import call
 from bilevel_cpu.call import Memory, Sizes, Team
 from bilevel_cpu.threads import runtime_of_torch
-from bilevel_torch.autograd import transformed
+from bilevel_torch.autograd import exported, jit_traced, transformed
 from bilevel_torch.backend import BACKEND as TORCH
 from bilevel_torch.primitives import accumulator
 
 
 def portable() -> bool:
-    """Whether torch's own functions compute, which know torch.func and every format of models."""
-    return transformed() or torch.onnx.is_in_onnx_export() or _exporting()
-
-
-def _exporting() -> bool:
-    """Whether a model is traced to be read where there may be no bilevel: by torch.export, or by
-    torch.jit."""
-    asked = getattr(torch.compiler, "is_exporting", None)  # torch 2.6 has no such question
-    traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return traced or bool(asked and asked())
+    """Whether torch's own functions compute: under torch.func, which knows them alone, and in what
+    is written to be read where there may be no bilevel."""
+    return transformed() or exported() or jit_traced() or torch.onnx.is_in_onnx_export()
 
 
 @torch.no_grad()

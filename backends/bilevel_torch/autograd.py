@@ -89,5 +89,16 @@ def transformed() -> bool:
 def traced() -> bool:
     """Whether there are no values to read: in a trace of torch.compile, torch.export or torch.jit,
     and under torch.func."""
+    return jit_traced() or torch.compiler.is_compiling() or transformed()
+
+
+def jit_traced() -> bool:
+    """Whether torch.jit traces."""
     tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return tracing or torch.compiler.is_compiling() or transformed()
+    return tracing
+
+
+def exported() -> bool:
+    """Whether torch.export traces; before torch 2.7, which cannot tell, torch.compile too."""
+    asked = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+    return bool(asked())

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bilevel.grid import Axis, Grid
 from bilevel.protocol import Attended, Routes
+from bilevel_torch.autograd import exported
 
 
 def reshaped(x: Tensor, *shape: int) -> Tensor:
@@ -22,8 +23,7 @@ def reshaped(x: Tensor, *shape: int) -> Tensor:
     memory is in order may differ with the size, as for a single image."""
     if all((n == n + 0) is True for n in shape):
         return x.reshape(shape)
-    exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.7
-    if not exporting():
+    if not exported():
         return x.contiguous().view(-1).view(shape)
     copy = x.clone(memory_format=torch.contiguous_format)
     if torch.onnx.is_in_onnx_export():  # which has no strides

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -201,3 +202,28 @@ def test_torch_counts_its_operations() -> None:
         if name == "cpu":
             assert counter.get_total_flops() == forward + attention * 5 // 2
     assert counts[0] == counts[1]
+
+
+def test_what_is_exported_needs_no_bilevel() -> None:
+    """What torch.compile makes keeps the kernel, for it runs here."""
+    import torch
+
+    from bilevel.nn import BiLevelRoutingAttention
+
+    load_or_skip("cpu")
+    layer, x = BiLevelRoutingAttention(8, 2, regions=2, topk=2).eval(), torch.ones(1, 4, 4, 8)
+    program = torch.export.export(layer, (x,))
+    assert not [node for node in program.graph.nodes if "bilevel" in str(node.target)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is deprecated, and used all the same
+        traced = torch.jit.trace(layer, (x,), check_trace=False)
+    assert "bilevel::" not in str(traced.inlined_graph)
+    torch.testing.assert_close(program.module()(x), layer(x))
+    seen: list[str] = []
+
+    def keep(module: torch.fx.GraphModule, _: Any) -> Any:
+        seen.extend(str(node.target) for node in module.graph.nodes)
+        return module
+
+    torch.compile(layer, backend=keep, fullgraph=True)(x)
+    assert [target for target in seen if "attend_routed_on_cpu" in target]
