@@ -109,10 +109,14 @@ def _checkpoint(path: Path) -> Source:
 
 def model_of(found: Checkpoint) -> BiFormer:
     """The model of a checkpoint. Raises WeightsError if it has no last norm."""
+    from bilevel.models.config import BackboneConfig
     from bilevel.models.model import BiFormer
     from bilevel.models.tree import check_parameters, parameter_shapes
 
-    check_parameters(parameter_shapes(found.config), found.params, f"the whole {found.config}")
-    model = BiFormer(found.config)
+    config = found.config
+    if isinstance(config, BackboneConfig):
+        config = config.classifier()
+    check_parameters(parameter_shapes(config), found.params, f"the whole {config}")
+    model = BiFormer(config)
     model.load_state_dict(found.params)
     return model.eval()

@@ -11,12 +11,14 @@ from typing import Any
 from bilevel.errors import BackendUnavailable
 from bilevel.models.apply import apply, bind
 from bilevel.models.block_routes import routes
-from bilevel.models.config import PUBLISHED, BiFormerConfig
+from bilevel.models.config import PUBLISHED, BackboneConfig, BiFormerConfig
 from bilevel.models.official_names import from_official, to_official
 from bilevel.models.tree import parameter_shapes
 
 __all__ = [
     "PUBLISHED",
+    "Backbone",
+    "BackboneConfig",
     "BiFormer",
     "BiFormerConfig",
     "apply",
@@ -33,9 +35,11 @@ __all__ = [
     "to_official",
 ]
 
-_NEEDS_TORCH = {"BiFormer": "model", "load_official": "checkpoints"} | dict.fromkeys(
-    PUBLISHED, "published"
-)
+_NEEDS_TORCH = {
+    "Backbone": "backbone",
+    "BiFormer": "model",
+    "load_official": "checkpoints",
+} | dict.fromkeys(PUBLISHED, "published")
 
 
 def __getattr__(name: str) -> Any:

@@ -43,6 +43,15 @@ def stages(p: Any, x: Array) -> Iterator[Array]:
         yield x
 
 
+def levels(p: Any, images: Array) -> tuple[Array, ...]:
+    """The outputs of the stages ``p.out_indices``, ``(N, C, H, W)``, each normalised over its
+    channels, for dense prediction. The next stage takes what is not normalised."""
+    outputs = enumerate(zip(p.norms, stages(p, images), strict=True))
+    return tuple(
+        channels_first(norm(channels_last(x))) for i, (norm, x) in outputs if i in p.out_indices
+    )
+
+
 def pool(x: Array) -> Array:
     """Mean of features ``(N, C, H, W)`` over their places, for the head."""
     return x.mean((2, 3)) if has_method(x, "mean") else x.__array_namespace__().mean(x, axis=(2, 3))

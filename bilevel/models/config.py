@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 from bilevel.arguments import choice, count, number
 from bilevel.errors import ArgumentError, InputError, ShapeError
@@ -14,6 +14,8 @@ Layout: TypeAlias = Literal["biformer", "stl"]
 
 FULL_ATTENTION_HEADS = 8
 """Heads of full attention, whatever the width (official code; the paper does not say)."""
+LEVEL_NORM_EPS = 1e-6
+"""Added to the variance by the norms of a backbone's maps, as in the official code."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +100,10 @@ class BiFormerConfig:
         [1, 4, 16, None]
         """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return values | {name: list(values[name]) for name in _PER_STAGE}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> BiFormerConfig:
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The config that :meth:`to_dict` made this of.
 
         Raises
@@ -113,13 +115,13 @@ class BiFormerConfig:
             As the constructor does.
         """
         if not isinstance(values, Mapping):
-            raise InputError(f"expected the fields of a BiFormerConfig, got {values!r}")
+            raise InputError(f"expected the fields of a {cls.__name__}, got {values!r}")
         names = {field.name for field in fields(cls)}
         wrong = [f"missing {name}" for name in sorted(names - set(values))]
         wrong += [f"unknown {name}" for name in values if name not in names]
         if wrong:
             raise InputError(
-                f"expected exactly the fields of a BiFormerConfig, got {', '.join(wrong)}"
+                f"expected exactly the fields of a {cls.__name__}, got {', '.join(wrong)}"
             )
         return cls(**values)
 
@@ -128,10 +130,65 @@ class BiFormerConfig:
         """Added to the variance by layer normalisation, as in the official code."""
         return 1e-6 if self.variant == "legacy" else 1e-5
 
+    @property
+    def stages(self) -> int:
+        """How many stages are there."""
+        return len(self.depths)
+
     def drop_path_rates(self) -> Iterator[float]:
         """One rate per block, from 0 to ``drop_path``."""
         last = max(1, sum(self.depths) - 1)
         return (self.drop_path * i / last for i in range(sum(self.depths)))
+
+
+@dataclass(frozen=True)
+class BackboneConfig(BiFormerConfig):
+    """A BiFormer that gives maps of several stages in place of logits; all fields are those of
+    :class:`BiFormerConfig`, and one more.
+
+    Raises
+    ------
+    ArgumentError
+        If ``out_indices`` are no stages, or there is a head.
+    """
+
+    num_classes: int = 0
+    """0: there is no head."""
+    out_indices: tuple[int, ...] = (0, 1, 2, 3)
+    """The stages that maps are given of, ascending; those after the last one are not there."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given, last = self.out_indices, len(self.depths) - 1
+        values = given if isinstance(given, (list, tuple)) else ()
+        taken = tuple(count(f"out_indices[{i}]", x, 0, last) for i, x in enumerate(values))
+        if not taken or list(taken) != sorted(set(taken)):
+            raise ArgumentError(
+                f"expected out_indices to be stages from 0 to {last}, ascending, got {given!r}"
+            )
+        if self.num_classes:
+            raise ArgumentError(f"expected a backbone without classes, got {self.num_classes}")
+        object.__setattr__(self, "out_indices", taken)
+
+    @property
+    def stages(self) -> int:
+        """How many stages are there: none after the last one that is taken."""
+        return self.out_indices[-1] + 1
+
+    @classmethod
+    def of(cls, config: BiFormerConfig, out_indices: Sequence[int] | None = None) -> BackboneConfig:
+        """The backbone of a model, without its head; None for ``out_indices`` is all stages."""
+        values = {field.name: getattr(config, field.name) for field in fields(BiFormerConfig)}
+        taken = range(len(config.depths)) if out_indices is None else out_indices
+        return cls(**values | {"num_classes": 0, "out_indices": tuple(taken)})
+
+    def whole(self) -> BackboneConfig:
+        """The same with maps of all stages."""
+        return BackboneConfig.of(self)
+
+    def classifier(self) -> BiFormerConfig:
+        """The model that this is the backbone of, without classes."""
+        return BiFormerConfig(**{f.name: getattr(self, f.name) for f in fields(BiFormerConfig)})
 
 
 def _per_stage(name: str, values: Any) -> tuple[int | None, ...]:

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from bilevel.arguments import number
 from bilevel.errors import ArgumentError
-from bilevel.models import biformer
+from bilevel.models import biformer, modules
 from bilevel.models.config import BiFormerConfig
-from bilevel.models.modules import Block, ConvNorm, NormConv, OverlappingStem, Stage
 from bilevel.protocol import Backend
 
 
@@ -50,26 +49,15 @@ class BiFormer(nn.Module):
         super().__init__()
         self.config = config
         self.num_features = self.head_hidden_size = config.embed_dims[-1]
-        self.feature_info = [
-            {"num_chs": dim, "reduction": 4 * 2**stage, "module": f"stages.{stage}"}
-            for stage, dim in enumerate(config.embed_dims)
-        ]
-        widths = (config.in_chans, *config.embed_dims)
-        self.downsamples = nn.ModuleList(
-            _downsample(config, stage, *widths[stage : stage + 2])
-            for stage in range(len(config.depths))
-        )
-        rates = config.drop_path_rates()
-        self.stages = nn.ModuleList(
-            Stage(*(Block(config, stage, next(rates), backend) for _ in range(depth)))
-            for stage, depth in enumerate(config.depths)
-        )
+        self.feature_info = modules.feature_info(config)
+        self.downsamples = modules.downsamples(config)
+        self.stages = modules.stages(config, backend)
         self.norm: nn.Module = nn.BatchNorm2d(self.num_features)
         self.head_drop = nn.Dropout(number("drop_rate", drop_rate, 0, 1))
         self.head: nn.Module
         self.global_pool = "avg"
         self.reset_classifier(config.num_classes)
-        self.apply(_initialise)
+        self.apply(modules.initialise)
 
     @property
     def num_classes(self) -> int:
@@ -87,7 +75,7 @@ class BiFormer(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Images ``(N, C, H, W)`` to normalised features ``(N, num_features, H / 32, W / 32)``."""
-        return biformer.features(self, _in_channels_last(images))
+        return biformer.features(self, modules.in_channels_last(images))
 
     def forward_intermediates(
         self,
@@ -132,7 +120,7 @@ class BiFormer(nn.Module):
             raise ArgumentError(f"expected output_fmt 'NCHW', got {output_fmt!r}")
         count = len(self.stages)
         taken = _stages_taken(indices, count)
-        stages = biformer.stages(self, _in_channels_last(x))
+        stages = biformer.stages(self, modules.in_channels_last(x))
         outputs = list(islice(stages, max(taken) + 1 if stop_early else count))
         last = outputs[-1]
         if len(outputs) == count and (norm or not intermediates_only):
@@ -171,7 +159,7 @@ class BiFormer(nn.Module):
             return
         like = next(self.stages.parameters())
         self.head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-        _initialise(self.head)
+        modules.initialise(self.head)
 
     def prune_intermediate_layers(
         self,
@@ -213,21 +201,7 @@ class BiFormer(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory: compute each block again in the backward pass."""
-        for module in self.modules():
-            if isinstance(module, Stage):
-                module.checkpointing = enable
-
-
-def _downsample(config: BiFormerConfig, stage: int, in_dim: int, dim: int) -> nn.Module:
-    if config.layout == "stl":
-        return ConvNorm(in_dim, dim, 4, 4, 0) if stage == 0 else NormConv(in_dim, dim)
-    return OverlappingStem(in_dim, dim) if stage == 0 else ConvNorm(in_dim, dim, 3, 2, 1)
-
-
-def _in_channels_last(images: Tensor) -> Tensor:
-    """Images ``(N, C, H, W)`` in memory of the order ``(N, H, W, C)``."""
-    biformer.check_images(images)
-    return images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+        modules.set_checkpointing(self, enable)
 
 
 def _stages_taken(indices: int | Sequence[int] | None, count: int) -> list[int]:
@@ -243,11 +217,3 @@ def _stages_taken(indices: int | Sequence[int] | None, count: int) -> list[int]:
             f"{count - 1}, got {indices!r}"
         )
     return taken
-
-
-def _initialise(module: nn.Module) -> None:
-    """Linear layers as in the official code; the others keep torch's defaults."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

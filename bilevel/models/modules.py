@@ -7,6 +7,7 @@ see, so that what walks modules, converts or counts them is right.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, Literal, overload
 
 import torch
@@ -153,6 +154,58 @@ def _is_hooked(block: nn.Module) -> bool:
 
 def _checkpointed(block: nn.Module) -> Callable[[Tensor], Tensor]:
     return lambda x: checkpoint(block, x, use_reentrant=False)
+
+
+def downsamples(config: BiFormerConfig) -> nn.ModuleList:
+    """What makes maps smaller before each stage of a model."""
+    widths = (config.in_chans, *config.embed_dims)
+    pairs = pairwise(widths[: config.stages + 1])
+    return nn.ModuleList(_downsample(config, stage, *pair) for stage, pair in enumerate(pairs))
+
+
+def _downsample(config: BiFormerConfig, stage: int, in_dim: int, dim: int) -> nn.Module:
+    if config.layout == "stl":
+        return ConvNorm(in_dim, dim, 4, 4, 0) if stage == 0 else NormConv(in_dim, dim)
+    return OverlappingStem(in_dim, dim) if stage == 0 else ConvNorm(in_dim, dim, 3, 2, 1)
+
+
+def stages(config: BiFormerConfig, backend: str | Backend | None) -> nn.ModuleList:
+    """The stages of a model."""
+    rates = config.drop_path_rates()
+    return nn.ModuleList(
+        Stage(*(Block(config, stage, next(rates), backend) for _ in range(depth)))
+        for stage, depth in enumerate(config.depths[: config.stages])
+    )
+
+
+def feature_info(config: BiFormerConfig) -> list[dict[str, Any]]:
+    """For each stage, as timm's models have it: its channels ``num_chs``, by how much its map is
+    smaller than the image (``reduction``), and the name of its ``module``."""
+    return [
+        {"num_chs": dim, "reduction": 4 * 2**stage, "module": f"stages.{stage}"}
+        for stage, dim in enumerate(config.embed_dims[: config.stages])
+    ]
+
+
+def set_checkpointing(model: nn.Module, enable: bool) -> None:
+    """Let the stages of a model keep only the inputs of their blocks, or all that they compute."""
+    for module in model.modules():
+        if isinstance(module, Stage):
+            module.checkpointing = enable
+
+
+def in_channels_last(images: Tensor) -> Tensor:
+    """Images ``(N, C, H, W)`` in memory of the order ``(N, H, W, C)``."""
+    biformer.check_images(images)
+    return images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+
+def initialise(module: nn.Module) -> None:
+    """Linear layers as in the official code; the others keep torch's defaults."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 class OverlappingStem(nn.Module):

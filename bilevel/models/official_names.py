@@ -7,12 +7,12 @@ BiFormer-STL; and BiFormer-STL by the nchw code, whose linear layers are 1 x 1 c
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 from bilevel.errors import WeightsError
-from bilevel.models.config import MODELS, BiFormerConfig
+from bilevel.models.config import MODELS, BackboneConfig, BiFormerConfig
 from bilevel.models.state_dicts import Found, find, flattened
 from bilevel.models.tree import (
     Shapes,
@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 HEAD = ("head.weight", "head.bias")
 ENDS = ("norm.", "head.")
+NORMS = ("extra_norms.", "norms.")
+"""Of a backbone's maps, by official names and by ours."""
 STEM = "downsample_layers.0.0.weight"
 STEMS = (STEM, "downsamples.0.conv1.weight", "downsamples.0.conv.weight")
 OURS = "stages.0.0.attention.qkv.weight"
@@ -53,8 +55,10 @@ def from_official(
     state_dict
         Official names to arrays of any library, or what a trainer saved around them.
     config
-        The model that the parameters are for; None is the published model that they fit, or the
-        micro one, with their number of classes and input channels.
+        The model that the parameters are for, or the config of a :class:`Backbone`: the norms of
+        its maps stay new where the checkpoint is of a classifier, and the warning says so. None is
+        the published model that they fit, or the micro one, with their number of classes and input
+        channels; or the backbone of one, if they have the norms of its four maps.
 
     Raises
     ------
@@ -96,10 +100,14 @@ def renamed(
     models: Mapping[str, BiFormerConfig] = MODELS,
 ) -> Renamed:
     """As :func:`from_official`, with what it warns of; ``models`` are those to choose from."""
-    found = _found(_arrays(state_dict), config)
+    arrays = _arrays(state_dict)
+    found = _found(arrays, config)
     given = _with_counts(found.own)
     if config is None:
         config = _closest(given, {name: _shapes(c) for name, c in models.items()})
+        under = {n.removeprefix(found.prefix) for n in found.rest if n.startswith(found.prefix)}
+        if (backbone := _backbone(config, {*given, *under})) is not None:
+            return renamed(arrays, backbone)
     unused, notes = _unused(config, given)
     expected = {name: shape for name, shape in _shapes(config).items() if name not in unused}
     given = {name: array for name, array in given.items() if name not in unused}
@@ -123,7 +131,8 @@ def to_official(
 ) -> dict[str, Array]:
     """The inverse of :func:`from_official`: our names and shapes to the official ones.
 
-    ``config`` is the model that the parameters are of; None is the named model that they fit.
+    ``config`` is the model or backbone that the parameters are of; None is the named one that they
+    fit.
     BiFormer-STL and its nchw variant have the same parameters here: None takes the first.
 
     Raises WeightsError if anything is missing, left over or of another shape.
@@ -139,16 +148,43 @@ def to_official(
 def closest(
     params: Mapping[str, Array], models: Mapping[str, BiFormerConfig] = MODELS
 ) -> BiFormerConfig:
-    """The named model that parameters by our names fit, or come nearest to."""
-    return _closest(params, {name: parameter_shapes(c) for name, c in models.items()})
+    """The named model that parameters by our names fit, or come nearest to, or its backbone."""
+    config = _closest(params, {name: parameter_shapes(c) for name, c in models.items()})
+    return _backbone(config, params) or config
 
 
 def _shapes(config: BiFormerConfig) -> Shapes:
     return {each.official_name: each.official_shape for each in parameters(tree(config))}
 
 
+def _backbone(config: BiFormerConfig, given: Collection[str]) -> BackboneConfig | None:
+    """The backbone of a model, if given names are of one: with a norm for each stage, by official
+    names or ours, and without the model's own ends."""
+    if any(name.startswith(ENDS) for name in given):
+        return None
+    backbone = BackboneConfig.of(config)
+    norms = [each for each in parameters(tree(backbone)) if each.name.startswith(NORMS)]
+    of_all = ({each.name for each in norms}, {each.official_name for each in norms})
+    return backbone if any(names <= {*given} for names in of_all) else None
+
+
+def _unused_by_backbone(
+    config: BackboneConfig, given: Mapping[str, Array]
+) -> tuple[list[str], list[str]]:
+    """The same for a backbone: a model's ends, the stages and norms that it has not, and its own
+    norms where the checkpoint is of a classifier."""
+    expected, whole = _shapes(config), _shapes(config.whole())
+    foreign = [n for n in given if n not in expected and (n in whole or n.startswith(ENDS))]
+    norms = [name for name in expected if name.startswith(NORMS)]
+    absent = [] if any(name in given for name in norms) else norms
+    notes = [f"the checkpoint has no {a_few(absent)}, which stay new"] if absent else []
+    return foreign + absent, notes + ([f"left out {a_few(foreign)}"] if foreign else [])
+
+
 def _unused(config: BiFormerConfig, given: Mapping[str, Array]) -> tuple[list[str], list[str]]:
     """What of a model's ends is not taken, or not in the checkpoint of another task; and why."""
+    if isinstance(config, BackboneConfig):
+        return _unused_by_backbone(config, given)
     classes = _classes(given)
     if classes not in (None, config.num_classes):
         reason = f"the checkpoint has {classes} classes, the model {config.num_classes}"
@@ -165,7 +201,7 @@ def _unused(config: BiFormerConfig, given: Mapping[str, Array]) -> tuple[list[st
 
 def _body(arrays: Mapping[str, T]) -> dict[str, T]:
     """What every checkpoint of a model has, whatever its task."""
-    return {name: array for name, array in arrays.items() if not name.startswith(ENDS)}
+    return {name: x for name, x in arrays.items() if not name.startswith((*ENDS, *NORMS))}
 
 
 def _closest(given: Mapping[str, Any], candidates: Mapping[str, Shapes]) -> BiFormerConfig:
@@ -209,6 +245,8 @@ def _found(arrays: Mapping[str, Array], config: BiFormerConfig | None) -> Found:
         )
     configs = MODELS.values() if config is None else [config]
     names = {name for each in configs for name in _shapes(each)}
+    if isinstance(config, BackboneConfig):  # of classifiers, and of all stages, too
+        names |= _shapes(config.classifier()).keys() | _shapes(config.whole()).keys()
     found = find(arrays, names)
     if found is None:
         raise WeightsError(

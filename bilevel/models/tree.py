@@ -14,7 +14,12 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from bilevel.errors import WeightsError
 from bilevel.models import biformer
-from bilevel.models.config import FULL_ATTENTION_HEADS, BiFormerConfig
+from bilevel.models.config import (
+    FULL_ATTENTION_HEADS,
+    LEVEL_NORM_EPS,
+    BackboneConfig,
+    BiFormerConfig,
+)
 from bilevel.official_padding import ROUTED_ATTENTION
 from bilevel.protocol import Array
 
@@ -35,6 +40,9 @@ class Layer(NamedTuple):
     """What else says how the layer computes: stride, padding, eps."""
     official_shapes: Mapping[str, tuple[int, ...]] = NOTHING
     """Where they differ from ours."""
+
+
+IDENTITY = Layer("identity", {})
 
 
 class Node(NamedTuple):
@@ -87,22 +95,25 @@ def layer_norm(dim: int, eps: float) -> Layer:
 
 
 def tree(config: BiFormerConfig) -> Node:
-    """The layers of a model."""
+    """The layers of a model, or of a backbone."""
     widths = (config.in_chans, *config.embed_dims)
-    stages = range(len(config.depths))
+    stages = range(config.stages)
     within = "" if config.layout == "biformer" else ".blocks"
     downsamples = {str(i): (str(i), _downsample(config, i, *widths[i : i + 2])) for i in stages}
     blocks = {str(i): (f"{i}{within}", _stage(config, i)) for i in stages}
+    body: dict[str, tuple[str, Layer | Node]] = {
+        "downsamples": ("downsample_layers", Node(downsamples)),
+        "stages": ("stages", Node(blocks)),
+    }
+    if isinstance(config, BackboneConfig):
+        norms = {"norms": ("extra_norms", _level_norms(config))}
+        return Node(body | norms, biformer.levels, {"out_indices": config.out_indices})
     classes = config.num_classes
-    return Node(
-        {
-            "downsamples": ("downsample_layers", Node(downsamples)),
-            "stages": ("stages", Node(blocks)),
-            "norm": ("norm", batch_norm(widths[-1])),
-            "head": ("head", linear(widths[-1], classes) if classes else Layer("identity", {})),
-        },
-        biformer.logits,
-    )
+    ends: dict[str, tuple[str, Layer | Node]] = {
+        "norm": ("norm", batch_norm(widths[-1])),
+        "head": ("head", linear(widths[-1], classes) if classes else IDENTITY),
+    }
+    return Node(body | ends, biformer.logits)
 
 
 def parameters(node: Layer | Node, name: str = "", official: str = "") -> Iterator[Parameter]:
@@ -166,6 +177,15 @@ def _joined(prefix: str, name: str) -> str:
 
 def _weight(shape: tuple[int, ...], bias: bool = True) -> Shapes:
     return {"weight": shape, "bias": shape[:1]} if bias else {"weight": shape}
+
+
+def _level_norms(config: BackboneConfig) -> Node:
+    """A norm for each stage that maps are given of."""
+    norms = {
+        str(i): layer_norm(dim, LEVEL_NORM_EPS) if i in config.out_indices else IDENTITY
+        for i, dim in enumerate(config.embed_dims[: config.stages])
+    }
+    return Node({name: (name, norm) for name, norm in norms.items()})
 
 
 def _downsample(config: BiFormerConfig, stage: int, width: int, dim: int) -> Node:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from bilevel.cli import main
 from bilevel.models import conversion, to_official
-from bilevel.models.config import MODELS, BiFormerConfig
+from bilevel.models.backbone import Backbone
+from bilevel.models.config import MODELS, BackboneConfig, BiFormerConfig
 from bilevel.models.model import BiFormer
 
 CONFIGS = {
@@ -70,6 +71,20 @@ def test_every_key_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     args = [str(tmp_path / "ours.safetensors"), str(tmp_path / "again.pth"), "--style", "mm"]
     main(["convert", *args])
     assert_same(torch.load(tmp_path / "again.pth")["state_dict"], body)
+
+
+def test_norms_of_a_backbone_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A whole file of dense prediction, to ours and back."""
+    config = BackboneConfig.of(MODELS["biformer_micro"])
+    torch.manual_seed(0)
+    official = to_official(Backbone(config).state_dict(), config)
+    given = {f"backbone.{k}": x for k, x in official.items()}
+    torch.save({"state_dict": given}, tmp_path / "mm.pth")
+    main(["convert", str(tmp_path / "mm.pth"), str(tmp_path / "ours.safetensors")])
+    args = [str(tmp_path / "ours.safetensors"), str(tmp_path / "again.pth"), "--style", "mm"]
+    main(["convert", *args])
+    assert capsys.readouterr().out.splitlines()[-1].endswith(" 0 made, 0 left out")
+    assert_same(torch.load(tmp_path / "again.pth")["state_dict"], given)
 
 
 def test_counts_that_are_not_there_are_made(

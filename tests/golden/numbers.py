@@ -14,6 +14,7 @@ from bilevel.models import PUBLISHED, BiFormerConfig, from_official
 HERE = Path(__file__).parent
 KEYS = json.loads((HERE / "state_dict_keys.json").read_text())
 GRAD_NORMS = json.loads((HERE / "micro_grad_norms.json").read_text())
+DENSE_KEYS = json.loads((HERE / "dense" / "dense_keys.json").read_text())
 TINY = json.loads((HERE / "tiny.json").read_text())["biformer_tiny"]
 
 _MICRO: dict[str, Any] = {"depths": (1, 1, 2, 1), "embed_dims": (16, 32, 64, 128), "head_dim": 16}
@@ -38,6 +39,23 @@ def images(*shape: int) -> np.ndarray:
 def official_state_dict(name: str) -> dict[str, np.ndarray]:
     """The official parameters of a model, float64."""
     return {key: _parameter(key, shape) for key, shape in KEYS[name].items()}
+
+
+def dense_cases() -> dict[str, dict[str, np.ndarray]]:
+    """What the official backbones computed for dense prediction, arrays by name, of every case in
+    every file: ``dense_detection_micro/64x96``."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for path in sorted((HERE / "dense").glob("*.npz")):
+        with np.load(path) as arrays:
+            for key, value in arrays.items():
+                case, name = key.split("/", 1)
+                found.setdefault(f"{path.stem}/{case}", {})[name] = value
+    return found
+
+
+def dense_state_dict(name: str) -> dict[str, np.ndarray]:
+    """The official parameters of a backbone for dense prediction, float64."""
+    return {key: _parameter(key, shape) for key, shape in DENSE_KEYS[name]}
 
 
 def parameters(name: str) -> dict[str, np.ndarray]:
