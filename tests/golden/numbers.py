@@ -38,7 +38,7 @@ def images(*shape: int) -> np.ndarray:
 
 def official_state_dict(name: str) -> dict[str, np.ndarray]:
     """The official parameters of a model, float64."""
-    return {key: _parameter(key, shape) for key, shape in KEYS[name].items()}
+    return {key: parameter(key, shape) for key, shape in KEYS[name].items()}
 
 
 def dense_cases() -> dict[str, dict[str, np.ndarray]]:
@@ -55,7 +55,7 @@ def dense_cases() -> dict[str, dict[str, np.ndarray]]:
 
 def dense_state_dict(name: str) -> dict[str, np.ndarray]:
     """The official parameters of a backbone for dense prediction, float64."""
-    return {key: _parameter(key, shape) for key, shape in DENSE_KEYS[name]}
+    return {key: parameter(key, shape) for key, shape in DENSE_KEYS[name]}
 
 
 def parameters(name: str) -> dict[str, np.ndarray]:
@@ -63,7 +63,8 @@ def parameters(name: str) -> dict[str, np.ndarray]:
     return from_official(official_state_dict(name), CONFIGS[name])
 
 
-def _parameter(name: str, shape: list[int]) -> np.ndarray:
+def parameter(name: str, shape: list[int]) -> np.ndarray:
+    """The official parameter of a name, float64."""
     leaf = name.rsplit(".", 1)[-1]
     if leaf == "num_batches_tracked":
         return np.zeros(shape, np.int64)
