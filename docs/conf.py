@@ -37,7 +37,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (
         r"py:class",
-        r"AbstractContextManager|Array|ArrayModel|Tensor|TypeAliasForwardRef|bilevel\.(grid\.Axis|protocol\.ArrayT|testing\.strategies\.Inputs)",
+        r"AbstractContextManager|Array|ArrayModel|Figure|Floats|Integers|NDArray|Tensor|TypeAliasForwardRef|bilevel\.(grid\.Axis|protocol\.ArrayT|testing\.strategies\.Inputs)",
     ),
     (r"py:.*", r"(collections|contextlib|hypothesis|numpy|pathlib|torch)\..*"),
 ]

@@ -53,13 +53,18 @@ class ArrayModel(Bound):
         super().__init__(*root)
         self.config, self.library = config, library
 
-    def __call__(self, x: Array, **options: Any) -> Array:
+    def check(self, x: Array) -> None:
+        """Raise ArrayError unless images are of the library of the parameters, and ShapeError
+        unless they are ``(N, in_chans, H, W)``."""
         if (found := describe(x).library) != self.library:
             raise ArrayError(
                 f"expected images to be a {self.library} array, as the parameters are, got {found}"
                 "; convert the images or the parameters"
             )
         biformer.check_images(x, self.config.in_chans)
+
+    def __call__(self, x: Array, **options: Any) -> Array:
+        self.check(x)
         return super().__call__(x, **options)
 
 

@@ -8,8 +8,8 @@ tokens are ``(N, H, W, C)``. See :mod:`bilevel.axes`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
 
 from bilevel.attention import projected, split_heads
 from bilevel.axes import channels_first, channels_last, convolved, has_method, reshaped
@@ -114,27 +114,37 @@ def full_attention(p: Any, x: Array, return_routes: bool = False) -> Array:
 
 def routes(p: Any, images: Array) -> list[list[Routes | None]]:
     """The routes of each block of each stage; None where attention is full."""
+    return attentions(p, images, lambda attention, x: attention(x, return_routes=True))
+
+
+Attend: TypeAlias = Callable[[Any, Array], tuple[Array, Any]]
+"""From an attention and its tokens ``(N, H, W, C)`` to its output, and what is found there."""
+
+
+def attentions(p: Any, images: Array, attend: Attend) -> list[list[Any]]:
+    """What ``attend`` finds in each block of each stage, in one pass in which it stands in for the
+    call of the attention."""
     found = []
     x = images
     for downsample, each in zip(p.downsamples, p.stages, strict=True):
-        blocks = [_Watched(block) for block in each]
+        blocks = [_Watched(block, attend) for block in each]
         x = stage(blocks, downsample(x))
-        found.append([block.routes for block in blocks])
+        found.append([block.found for block in blocks])
     return found
 
 
 class _Watched:
-    """A block that keeps the routes of its attention; all else is that of the block."""
+    """A block that keeps what is found at its attention; all else is that of the block."""
 
-    def __init__(self, block: Any) -> None:
-        self.block = block
-        self.routes: Routes | None = None
+    def __init__(self, block: Any, attend: Attend) -> None:
+        self.block, self.attend = block, attend
+        self.found: Any = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.block, name)
 
     def attention(self, x: Array) -> Array:
-        out, self.routes = self.block.attention(x, return_routes=True)
+        out, self.found = self.attend(self.block.attention, x)
         return out
 
     def __call__(self, x: Array) -> Array:
