@@ -86,8 +86,7 @@ def build(
     }
     values = {
         "act": partial(gelu, xp),
-        "drop_path1": _identity,
-        "drop_path2": _identity,
+        "drop_path": _identity,
         "pad": partial(pad, xp),
         "backend": backend,
     }

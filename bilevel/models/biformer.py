@@ -30,16 +30,37 @@ def logits(p: Any, images: Array) -> Array:
     return p.head(pool(features(p, images)))
 
 
-def features(p: Any, images: Array) -> Array:
-    """Normalised output of the last stage, ``(N, C, H, W)``."""
-    *_, last = stages(p, images)
+def logits_with_tokens(p: Any, images: Array) -> Array:
+    """The same of a model that learned token labels; see :func:`with_tokens`."""
+    x = features(p, images)
+    return with_tokens(p.head(pool(x)), p.aux_head(channels_last(x)))
+
+
+def with_tokens(pooled: Array, dense: Array) -> Array:
+    """Logits of images ``(N, classes)``, and half the largest of their tokens' ``(N, H, W,
+    classes)`` for each class (VOLO and LV-ViT, official code)."""
+    largest = "amax" if has_method(dense, "amax") else "max"  # torch, or NumPy and CuPy
+    if has_method(dense, largest):
+        return pooled + 0.5 * getattr(dense, largest)((1, 2))
+    return pooled + 0.5 * dense.__array_namespace__().max(dense, axis=(1, 2))
+
+
+def _same(x: Array) -> Array:
+    return x
+
+
+def features(p: Any, images: Array, after_stem: Callable[[Array], Array] = _same) -> Array:
+    """Normalised output of the last stage, ``(N, C, H, W)``; see :func:`stages`."""
+    *_, last = stages(p, images, after_stem)
     return p.norm(last)
 
 
-def stages(p: Any, x: Array) -> Iterator[Array]:
-    """The output of each stage, before the final normalisation (section 4, figure 3a)."""
-    for downsample, each in zip(p.downsamples, p.stages, strict=True):
-        x = each(downsample(x))
+def stages(p: Any, x: Array, after_stem: Callable[[Array], Array] = _same) -> Iterator[Array]:
+    """The output of each stage, before the final normalisation (section 4, figure 3a). The first
+    takes what ``after_stem`` makes of its map, which is where MixToken mixes."""
+    for i, (downsample, each) in enumerate(zip(p.downsamples, p.stages, strict=True)):
+        x = downsample(x)
+        x = each(x if i else after_stem(x))
         yield x
 
 
@@ -90,8 +111,8 @@ def block(p: Any, x: Array) -> Array:
 
 def attention_mlp(p: Any, x: Array) -> Array:
     """A block without a position convolution, as in the Swin-T layout."""
-    x = x + p.drop_path1(p.attention(p.norm1(x)))
-    return x + p.drop_path2(p.mlp(p.norm2(x)))
+    x = x + p.drop_path(p.attention(p.norm1(x)))
+    return x + p.drop_path(p.mlp(p.norm2(x)))
 
 
 BLOCK = {"biformer": block, "stl": attention_mlp}

@@ -65,6 +65,10 @@ class BiFormerConfig:
     drop_path: float = 0.0
     """Probability with which training drops the last block's branches (stochastic depth); it
     rises linearly from 0 at the first block."""
+    token_labels: bool = False
+    """Whether tokens have a head of their own besides that of the image, ``aux_head``, as models
+    have that learned token labels (BiFormer-S* and -B*): half of each class's largest logit of all
+    tokens is added to its logit."""
 
     def __post_init__(self) -> None:
         choice("layout", self.layout, get_args(Layout))
@@ -72,6 +76,8 @@ class BiFormerConfig:
         choice("padding", self.padding, get_args(Padding))
         for name, least in _LEAST.items():
             object.__setattr__(self, name, count(name, getattr(self, name), least))
+        choice("token_labels", self.token_labels, (False, True))
+        object.__setattr__(self, "token_labels", bool(self.token_labels))
         rate = number("drop_path", self.drop_path, 0, 1)
         if rate == 1:
             raise ArgumentError(f"expected drop_path below 1, got {self.drop_path!r}")
@@ -117,6 +123,7 @@ class BiFormerConfig:
         if not isinstance(values, Mapping):
             raise InputError(f"expected the fields of a {cls.__name__}, got {values!r}")
         names = {field.name for field in fields(cls)}
+        values = {**_LATER, **values}
         wrong = [f"missing {name}" for name in sorted(names - set(values))]
         wrong += [f"unknown {name}" for name in values if name not in names]
         if wrong:
@@ -180,7 +187,8 @@ class BackboneConfig(BiFormerConfig):
         """The backbone of a model, without its head; None for ``out_indices`` is all stages."""
         values = {field.name: getattr(config, field.name) for field in fields(BiFormerConfig)}
         taken = range(len(config.depths)) if out_indices is None else out_indices
-        return cls(**values | {"num_classes": 0, "out_indices": tuple(taken)})
+        heads = {"num_classes": 0, "token_labels": False}
+        return cls(**values | heads | {"out_indices": tuple(taken)})
 
     def whole(self) -> BackboneConfig:
         """The same with maps of all stages."""
@@ -204,6 +212,8 @@ def _per_stage(name: str, values: Any) -> tuple[int | None, ...]:
 
 
 _PER_STAGE = ("depths", "embed_dims", "topk")
+_LATER = {"token_labels": False}
+"""Fields that configs were first saved without, and what they stood for then."""
 _LEAST = {"mlp_ratio": 1, "head_dim": 1, "regions": 1, "num_classes": 0, "in_chans": 1}
 """The least value of each count."""
 

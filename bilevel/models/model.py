@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, overload
 
 from torch import Tensor, nn
 
 from bilevel.arguments import number
-from bilevel.errors import ArgumentError
+from bilevel.axes import channels_last
+from bilevel.errors import ArgumentError, ShapeError
 from bilevel.models import biformer, modules
 from bilevel.models.config import BiFormerConfig
+from bilevel.models.token_labels import TokenLogits, exchanged
 from bilevel.protocol import Backend
 
 
@@ -55,6 +58,7 @@ class BiFormer(nn.Module):
         self.norm: nn.Module = nn.BatchNorm2d(self.num_features)
         self.head_drop = nn.Dropout(number("drop_rate", drop_rate, 0, 1))
         self.head: nn.Module
+        self.aux_head: nn.Module | None
         self.global_pool = "avg"
         self.reset_classifier(config.num_classes)
         self.apply(modules.initialise)
@@ -69,9 +73,34 @@ class BiFormer(nn.Module):
         """Channels of the images."""
         return self.config.in_chans
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images ``(N, C, H, W)`` to logits ``(N, classes)``."""
-        return self.forward_head(self.forward_features(images))
+    @overload
+    def forward(self, images: Tensor, places: None = None) -> Tensor: ...
+    @overload
+    def forward(self, images: Tensor, places: Tensor) -> TokenLogits: ...
+    def forward(self, images: Tensor, places: Tensor | None = None) -> Tensor | TokenLogits:
+        """Images ``(N, C, H, W)`` to logits ``(N, classes)``.
+
+        To train with token labels, ``places`` says which places of the last map MixToken exchanges
+        with the reversed batch, boolean ``(h, w)``: after the stem, and back at the end. Given
+        that, the result are the :class:`TokenLogits` that the loss takes. Raises ArgumentError if
+        the model is not for token labels, ShapeError if the last map has another size.
+        """
+        if places is None:
+            return self.forward_head(self.forward_features(images))
+        return self._token_logits(images, places)
+
+    def _token_logits(self, images: Tensor, places: Tensor) -> TokenLogits:
+        if self.aux_head is None:
+            raise ArgumentError("expected a model with token_labels=True and classes, got without")
+        mix = partial(exchanged, places=places)
+        mixed = biformer.features(self, modules.in_channels_last(images), after_stem=mix)
+        if places.shape != mixed.shape[2:]:
+            raise ShapeError(
+                f"expected places of the size of the last map, {tuple(mixed.shape[2:])}, got "
+                f"{tuple(places.shape)}"
+            )
+        pooled = self.head(self.forward_head(mixed, pre_logits=True))
+        return TokenLogits(pooled, self.aux_head(channels_last(mix(mixed))))
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Images ``(N, C, H, W)`` to normalised features ``(N, num_features, H / 32, W / 32)``."""
@@ -133,14 +162,20 @@ class BiFormer(nn.Module):
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Features ``(N, num_features, H, W)`` to logits, or with ``pre_logits`` to their mean."""
         pooled = self.head_drop(biformer.pool(features) if self.global_pool else features)
-        return pooled if pre_logits else self.head(pooled)
+        if pre_logits:
+            return pooled
+        logits = self.head(pooled)
+        if self.aux_head is None:
+            return logits
+        return biformer.with_tokens(logits, self.aux_head(channels_last(features)))
 
     def get_classifier(self) -> nn.Module:
         """The head: a linear layer, or an identity where there are no classes."""
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the head by a new one with ``num_classes`` outputs; 0 removes it.
+        """Replace the head by a new one with ``num_classes`` outputs, and that of tokens if there
+        is one; 0 removes them.
 
         ``global_pool`` is ``"avg"``, the mean over all places; ``""``, which leaves features
         ``(N, num_features, H, W)`` as they are and takes no classes; or None, as it was. Raises
@@ -154,12 +189,14 @@ class BiFormer(nn.Module):
             )
         self.global_pool = global_pool
         self.config = replace(self.config, num_classes=num_classes)
-        if num_classes == 0:
-            self.head = nn.Identity()
-            return
+        self.head = self._new_head() if num_classes else nn.Identity()
+        self.aux_head = self._new_head() if num_classes and self.config.token_labels else None
+
+    def _new_head(self) -> nn.Linear:
         like = next(self.stages.parameters())
-        self.head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
-        modules.initialise(self.head)
+        head = nn.Linear(self.num_features, self.num_classes, device=like.device, dtype=like.dtype)
+        modules.initialise(head)
+        return head
 
     def prune_intermediate_layers(
         self,

@@ -28,7 +28,9 @@ from bilevel.protocol import Array
 T = TypeVar("T")
 
 HEAD = ("head.weight", "head.bias")
-ENDS = ("norm.", "head.")
+AUX_HEAD = ("aux_head.weight", "aux_head.bias")
+"""Of tokens: the official code has none, and this is its name where models were trained by it."""
+ENDS = ("norm.", "head.", "aux_head.")
 NORMS = ("extra_norms.", "norms.")
 """Of a backbone's maps, by official names and by ours."""
 STEM = "downsample_layers.0.0.weight"
@@ -188,13 +190,17 @@ def _unused(config: BiFormerConfig, given: Mapping[str, Array]) -> tuple[list[st
     classes = _classes(given)
     if classes not in (None, config.num_classes):
         reason = f"the checkpoint has {classes} classes, the model {config.num_classes}"
-        return list(HEAD), [f"left out {' and '.join(HEAD)}: {reason}"]
-    if any(name in given for name in HEAD):
-        return [], []
-    foreign = [name for name in given if name.startswith("head.")]  # of another task
-    absent = [name for name in _shapes(config) if name.startswith("head.")]
-    if not any(name.startswith("norm.") for name in given):
-        absent += [name for name in _shapes(config) if name.startswith("norm.")]
+        left_out = [*HEAD, *(name for name in AUX_HEAD if name in given)]
+        return [*HEAD, *AUX_HEAD], [f"left out {' and '.join(left_out)}: {reason}"]
+    expected, absent, foreign = _shapes(config), [], []
+    for names, start in ((HEAD, "head."), (AUX_HEAD, "aux_head.")):
+        if not any(name in given for name in names):
+            foreign += [name for name in given if name.startswith(start)]  # of another task
+            absent += [name for name in names if name in expected]
+    if not config.token_labels:
+        foreign += [name for name in AUX_HEAD if name in given]
+    if not any(name in HEAD or name.startswith("norm.") for name in given):
+        absent += [name for name in expected if name.startswith("norm.")]
     notes = [f"the checkpoint has no {a_few(absent)}"] if absent else []
     return foreign + absent, notes + ([f"left out {a_few(foreign)}"] if foreign else [])
 
@@ -214,7 +220,12 @@ def _closest(given: Mapping[str, Any], candidates: Mapping[str, Shapes]) -> BiFo
     config = MODELS[min(candidates, key=distance)]
     stem = next((given[name] for name in STEMS if name in given), None)
     channels = config.in_chans if stem is None or len(stem.shape) != 4 else stem.shape[1]
-    return replace(config, num_classes=_classes(given) or 0, in_chans=max(1, channels))
+    return replace(
+        config,
+        num_classes=_classes(given) or 0,
+        in_chans=max(1, channels),
+        token_labels=AUX_HEAD[0] in given,
+    )
 
 
 def _classes(given: Mapping[str, Array]) -> int | None:
@@ -244,7 +255,7 @@ def _found(arrays: Mapping[str, Array], config: BiFormerConfig | None) -> Found:
             "(bilevel.train.run.load gives the model of a run of `bilevel train`)"
         )
     configs = MODELS.values() if config is None else [config]
-    names = {name for each in configs for name in _shapes(each)}
+    names = {name for each in configs for name in _shapes(each)} | {*AUX_HEAD}
     if isinstance(config, BackboneConfig):  # of classifiers, and of all stages, too
         names |= _shapes(config.classifier()).keys() | _shapes(config.whole()).keys()
     found = find(arrays, names)

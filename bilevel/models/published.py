@@ -21,6 +21,7 @@ def _builder(name: str, about: str) -> Callable[..., BiFormer]:
         regions: int = published.regions,
         drop_path: float = published.drop_path,
         padding: Padding = published.padding,
+        token_labels: bool = published.token_labels,
         backend: str | Backend | None = None,
     ) -> BiFormer:
         config = replace(
@@ -30,6 +31,7 @@ def _builder(name: str, about: str) -> Callable[..., BiFormer]:
             regions=regions,
             drop_path=drop_path,
             padding=padding,
+            token_labels=token_labels,
         )
         return BiFormer(config, backend)
 

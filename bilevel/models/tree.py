@@ -113,6 +113,9 @@ def tree(config: BiFormerConfig) -> Node:
         "norm": ("norm", batch_norm(widths[-1])),
         "head": ("head", linear(widths[-1], classes) if classes else IDENTITY),
     }
+    if classes and config.token_labels:
+        ends["aux_head"] = ("aux_head", linear(widths[-1], classes))
+        return Node(body | ends, biformer.logits_with_tokens)
     return Node(body | ends, biformer.logits)
 
 

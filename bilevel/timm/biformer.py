@@ -32,6 +32,8 @@ FIELDS = {field.name: field.name for field in fields(BiFormerConfig)} | {
     "drop_path": "drop_path_rate"
 }
 """Fields of a config, and the arguments by which ``timm.create_model`` takes them."""
+HEADS = {False: "head", True: ("head", "aux_head")}
+"""What timm makes new for other classes, without and with token labels."""
 
 
 def pretrained_cfg(config: BiFormerConfig, size: int) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def pretrained_cfg(config: BiFormerConfig, size: int) -> dict[str, Any]:
         "std": (0.229, 0.224, 0.225),
         "num_classes": config.num_classes,
         "first_conv": f"downsamples.0.{'conv1' if config.layout == 'biformer' else 'conv'}",
-        "classifier": "head",
+        "classifier": HEADS[config.token_labels],
         "license": "mit",
         "paper_ids": "arXiv:2303.08810",
         "paper_name": "BiFormer: Vision Transformer with Bi-Level Routing Attention",
@@ -127,6 +129,9 @@ def _entry(name: str) -> Callable[..., nn.Module]:
             raise ArgumentError(
                 f"expected output_stride {STRIDE}, the only one of a BiFormer, got {stride!r}"
             )
+        if options.get("token_labels"):
+            given = options.get("pretrained_cfg_overlay") or {}
+            options["pretrained_cfg_overlay"] = {"classifier": HEADS[True], **given}
         features = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
         return build_model_with_cfg(
             build,

@@ -29,6 +29,7 @@ CONFIGS = {
     "of another shape": BiFormerConfig((1, 1), (16, 32), 2, 8, (2, None), num_classes=3),
     "nchw": replace(MODELS["biformer_stl_nchw"], depths=(1, 1, 1, 1), num_classes=2),
     "no head": replace(MICRO, num_classes=0),
+    "token labels": replace(MICRO, token_labels=True),
 }
 
 
@@ -61,11 +62,13 @@ def test_timm_loads_what_was_saved(name: str, tmp_path: Path) -> None:
         assert found[0] == found[1]
 
 
-def test_with_another_head(tmp_path: Path) -> None:
-    model = build(MICRO)
+@pytest.mark.parametrize("token_labels", [False, True])
+def test_with_another_head(token_labels: bool, tmp_path: Path) -> None:
+    model = build(replace(MICRO, token_labels=token_labels))
     folder = save(model, tmp_path / "model")
     other: Any = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=9)
     assert other.head.out_features == 9
+    assert not token_labels or other.aux_head.out_features == 9
     body = other.stages.state_dict()
     assert all(torch.equal(body[k], v) for k, v in model.stages.state_dict().items())
 

@@ -218,6 +218,22 @@ def test_layer_decay(name: str) -> None:
     assert len(optimizer.param_groups) == len(groups)
 
 
+def test_with_token_labels() -> None:
+    """What timm does with heads, it does with that of tokens too."""
+    name = "biformer_micro"
+    model = create(name, num_classes=3, token_labels=True)
+    assert model.pretrained_cfg["classifier"] == ("head", "aux_head")
+    assert create(name).pretrained_cfg["classifier"] == "head"
+    groups = group_parameters(model, model.group_matcher())
+    assert {"head.weight", "aux_head.weight"} <= set(max(groups.items())[1])
+    with torch.inference_mode():
+        x = images(size=64)
+        assert torch.equal(model.forward_head(model.forward_features(x)), model(x))
+        model.reset_classifier(0)
+        assert not any("head" in n for n in model.state_dict())
+    assert create(name, features_only=True, token_labels=True)(x)[-1].shape[2:] == (2, 2)
+
+
 def test_nothing_else_is_kept_from_decay(name: str) -> None:
     assert create(name).no_weight_decay() == set()
 
@@ -225,8 +241,8 @@ def test_nothing_else_is_kept_from_decay(name: str) -> None:
 def test_rates_are_passed_on(name: str) -> None:
     model = create(name, num_classes=3, drop_rate=0.4, drop_path_rate=0.3)
     assert model.head_drop.p == 0.4
-    assert model.stages[-1][-1].drop_path1.rate == 0.3
-    assert model.stages[0][0].drop_path1.rate == 0
+    assert model.stages[-1][-1].drop_path.rate == 0.3
+    assert model.stages[0][0].drop_path.rate == 0
     torch.manual_seed(0)
     pooled = model.train().forward_head(model.forward_features(images(2)), pre_logits=True)
     assert 0.2 < (pooled == 0).float().mean() < 0.6

@@ -36,6 +36,7 @@ def configs(draw: st.DrawFn) -> BiFormerConfig:
         num_classes=draw(st.integers(0, 1000)),
         in_chans=draw(st.integers(1, 4)),
         drop_path=draw(st.floats(0, 0.99)),
+        token_labels=draw(st.booleans()),
     )
 
 

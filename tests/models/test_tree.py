@@ -24,6 +24,8 @@ CONFIGS = models.PUBLISHED | {
     for kind in KINDS
 }
 CONFIGS["no head"] = replace(MICRO, num_classes=0, in_chans=1)
+CONFIGS["token labels"] = replace(MICRO, token_labels=True)
+CONFIGS["token labels, no head"] = replace(MICRO, num_classes=0, token_labels=True)
 
 
 @pytest.fixture(params=CONFIGS)

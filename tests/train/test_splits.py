@@ -264,9 +264,7 @@ def test_a_broken_image_is_an_input_error_and_nothing_else(suffix: str, tmp_path
             broken[draw.randrange(min(len(broken), draw.choice((40, 10**6))))] = draw.randrange(256)
         path.write_bytes(broken)
         try:
-            pixels = views.read_rgb(str(path))
+            said = views.read_rgb(str(path)).mode
         except InputError as error:
             said = str(error)
-        else:
-            said = f"{pixels.dtype} {pixels.ndim} {len(pixels)}"
-        assert said == "torch.uint8 3 3" or said.startswith(f"cannot read the image {path}")
+        assert said == "RGB" or said.startswith(f"cannot read the image {path}")
