@@ -18,12 +18,12 @@ class Evaluate:
     """Where to compute; by default where it was trained."""
 
     def __call__(self) -> None:
-        from bilevel.train import data
+        from bilevel.train.loader import InOrder
         from bilevel.train.run import find_data, load
         from bilevel.train.step import evaluate
         from bilevel.train.tasks import task_of
 
         run, model = load(self.run, self.device)
-        test = data.InOrder(find_data(run).test, run.config)
+        test = InOrder(find_data(run), run.config)
         for name, value in evaluate(task_of(run.config), model, test).items():
             print(f"test {name} {value:.4f}")

@@ -47,11 +47,11 @@ class Block(nn.Module):
         self.attn = attn
         self.norm2 = nn.LayerNorm(dim, eps=EPSILON)
         self.mlp = ConvMlp(dim, mlp_ratio * dim)
-        self.drop_path = DropPath(drop_path)
+        self.drop_path1, self.drop_path2 = DropPath(drop_path), DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = x + self.drop_path1(self.attn(self.norm1(x)))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
 
 
 class Patches(nn.Module):

@@ -86,7 +86,8 @@ def build(
     }
     values = {
         "act": partial(gelu, xp),
-        "drop_path": _identity,
+        "drop_path1": _identity,
+        "drop_path2": _identity,
         "pad": partial(pad, xp),
         "backend": backend,
     }

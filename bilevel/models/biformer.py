@@ -111,8 +111,8 @@ def block(p: Any, x: Array) -> Array:
 
 def attention_mlp(p: Any, x: Array) -> Array:
     """A block without a position convolution, as in the Swin-T layout."""
-    x = x + p.drop_path(p.attention(p.norm1(x)))
-    return x + p.drop_path(p.mlp(p.norm2(x)))
+    x = x + p.drop_path1(p.attention(p.norm1(x)))
+    return x + p.drop_path2(p.mlp(p.norm2(x)))
 
 
 BLOCK = {"biformer": block, "stl": attention_mlp}

@@ -24,6 +24,11 @@ class DropPath(nn.Module):
     """In training, drops the branch of whole images with probability ``rate`` (stochastic depth);
     the branches that stay are scaled up, so that the expectation is the same."""
 
+    kept: Tensor | None = None
+    """Which images keep the branch, 1 or 0 for each, ``(N,)`` on their device; None, as by default:
+    it is drawn anew in each call, by torch's own generator. Training on several devices sets it for
+    each step, so that what is dropped does not depend on how a batch is shared."""
+
     def __init__(self, rate: float = 0.0) -> None:
         super().__init__()
         self.rate = rate
@@ -32,8 +37,12 @@ class DropPath(nn.Module):
         if not self.training or self.rate == 0.0:
             return x
         keep = 1.0 - self.rate
-        kept = x.new_empty(x.shape[0], *(1,) * (x.ndim - 1)).bernoulli_(keep)
-        return x * kept.div_(keep)
+        shape = (x.shape[0], *(1,) * (x.ndim - 1))
+        if self.kept is None:
+            kept = x.new_empty(shape).bernoulli_(keep)
+        else:
+            kept = self.kept.to(x.dtype).view(shape)
+        return x * kept.div(keep)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3f}"
@@ -91,7 +100,7 @@ class Block(nn.Module):
         )
         self.norm2 = nn.LayerNorm(dim, eps=config.layer_norm_eps)
         self.mlp = Mlp(dim, config.mlp_ratio * dim)
-        self.drop_path = DropPath(drop_path)
+        self.drop_path1, self.drop_path2 = DropPath(drop_path), DropPath(drop_path)
         self.function = biformer.BLOCK[config.layout]
 
     def forward(self, x: Tensor) -> Tensor:

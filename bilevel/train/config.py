@@ -49,6 +49,9 @@ class TrainConfig:
     drop_path: float | None = None
     """Probability with which the last block's branches are dropped (stochastic depth); by default
     the model's own, with which it was published."""
+    repeats: int = 1
+    """How often each image is drawn in a row, each time augmented anew (repeated augmentation); an
+    epoch then sees as many images as without, of fewer different ones."""
     seed: int = 0
     """Of the initial weights, the order of the images and all that is random in training."""
     workers: int = 2
@@ -83,6 +86,7 @@ _RANGES: Mapping[str, tuple[Callable[..., float], float, float]] = {
     "warmup_epochs": (number, 0, inf),
     "label_smoothing": (number, 0, 0.99),
     "drop_path": (number, 0, 0.99),
+    "repeats": (count, 1, 100),
     "seed": (count, 0, 2**31 - 1),
     "workers": (count, 0, 1024),
 }

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from bilevel.train import splits, workers
+from bilevel.train import splits
 from bilevel.train.config import DIGITS, TrainConfig
 
 HELD_OUT = 0.2
@@ -25,8 +25,33 @@ class Batch(NamedTuple):
     labels: Any
 
     def to(self, device: str) -> Batch:
-        """The batch on a device."""
-        return Batch(self.images.to(device), self.labels.to(device))
+        """The batch on a device; from pinned memory, without waiting for it."""
+        images, labels = (x.to(device, non_blocking=True) for x in self)
+        return Batch(images, labels)
+
+
+class Normalisation(NamedTuple):
+    """From pixels, uint8 ``(N, C, H, W)`` or ``(C, H, W)``, to inputs of a model, float32.
+
+    Images that are float are inputs already, and stay as they are.
+    """
+
+    mean: Sequence[float]
+    """Of each channel, where pixels are from 0 to 1."""
+    std: Sequence[float]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """On whichever device the pixels are."""
+        if images.is_floating_point():
+            return images
+        mean, std = (torch.tensor(x).mul_(255)[:, None, None] for x in self)
+        if images.device.type == "cuda":
+            mean, std = (x.pin_memory().to(images.device, non_blocking=True) for x in (mean, std))
+        return images.float().sub_(mean).div_(std)
+
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""That of the published models."""
 
 
 class Summary(NamedTuple):
@@ -39,7 +64,8 @@ class Summary(NamedTuple):
 
 
 class Data(NamedTuple):
-    """A training and a test set of ``(image, label)``."""
+    """A training and a test set of ``(image, label)``, where images are uint8, to be normalised on
+    the device, or float inputs of a model. What cannot be read raises InputError."""
 
     classes: Sequence[str]
     in_chans: int
@@ -47,10 +73,11 @@ class Data(NamedTuple):
     test: Dataset[tuple[Tensor, int]]
     notes: Sequence[str] = ()
     """Where they come from, and what was left out: lines to show."""
+    normalise: Normalisation = IMAGENET
 
     def summary(self) -> Summary:
         """The classes, and how much there is."""
-        return Summary(list(self.classes), self.in_chans, _length(self.train), _length(self.test))
+        return Summary(list(self.classes), self.in_chans, length(self.train), length(self.test))
 
 
 def find(config: TrainConfig) -> Data:
@@ -63,53 +90,8 @@ def find(config: TrainConfig) -> Data:
     return _folder(Path(config.data), config.image_size)
 
 
-def steps_per_epoch(dataset: Dataset[Any], config: TrainConfig) -> int:
-    """How many batches :func:`shuffled` makes of a dataset."""
-    return max(1, _length(dataset) // config.batch_size)
-
-
-def shuffled(dataset: Dataset[Any], config: TrainConfig, seed: int) -> Iterator[Batch]:
-    """Batches of a dataset, shuffled and augmented by a seed; without the rest that does not fill
-    a batch, unless it is all there is."""
-    # Workers are new in each epoch: those that stay would go on with their random numbers, which
-    # no resumed run could do.
-    loader = DataLoader(
-        dataset,
-        config.batch_size,
-        shuffle=True,
-        drop_last=_length(dataset) > config.batch_size,
-        num_workers=config.workers,
-        worker_init_fn=workers.end_at_errors,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    return _batches(loader, config.device)
-
-
-class InOrder:
-    """Batches of a dataset in its order, as often as asked for. Nothing in them is random, so the
-    workers stay from one time to the next."""
-
-    def __init__(self, dataset: Dataset[Any], config: TrainConfig) -> None:
-        self._device = config.device
-        self._loader = DataLoader(
-            dataset,
-            config.batch_size,
-            num_workers=config.workers,
-            worker_init_fn=workers.end_at_errors,
-            persistent_workers=config.workers > 0,
-            generator=torch.Generator(),  # else torch's own moves on, which training draws from
-        )
-
-    def __iter__(self) -> Iterator[Batch]:
-        return _batches(self._loader, self._device)
-
-
-def _batches(loader: DataLoader[Any], device: str) -> Iterator[Batch]:
-    for images, labels in workers.each(loader):
-        yield Batch(images, labels).to(device)
-
-
-def _length(dataset: Dataset[Any]) -> int:
+def length(dataset: Dataset[Any]) -> int:
+    """How many images a dataset has."""
     return len(dataset)  # type: ignore[arg-type]
 
 
@@ -119,7 +101,8 @@ def reader(config: TrainConfig) -> Any:
 
     if config.data == DIGITS.data:
         return views.of_files(views.read_digit, views.digit_view(config.image_size))
-    return views.of_files(views.read_rgb, views.test_view(config.image_size))
+    view = views.of_files(views.read_rgb, views.test_view(config.image_size))
+    return lambda path: IMAGENET(view(path))
 
 
 class _Viewed(Dataset[tuple[Tensor, int]]):

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from rich.console import Console
 
-from bilevel.train import checkpoint, data, pictures, table
+from bilevel.train import checkpoint, data, draws, pictures, table
 from bilevel.train.config import TrainConfig
+from bilevel.train.data import Batch
+from bilevel.train.loader import InOrder, Planned, plan_of
 from bilevel.train.metrics import Sums
+from bilevel.train.plan import Plan
 from bilevel.train.progress import Display, display
 from bilevel.train.run import Run, build_model, check_settings, create, find_data, reopen
 from bilevel.train.step import State, evaluate, initial_state, step
@@ -26,8 +31,9 @@ class Training(NamedTuple):
     """A run, and what its epochs use again and again."""
 
     run: Run
-    images: data.Data
-    test: data.InOrder
+    plan: Plan
+    batches: Iterator[Batch]
+    test: InOrder
     display: Display
 
 
@@ -40,7 +46,7 @@ def train(config: TrainConfig, console: Console) -> dict[str, float]:
     architecture = config.architecture(len(images.classes), images.in_chans)
     torch.manual_seed(config.seed)
     model = build_model(config, architecture)
-    state = initial_state(model, config, data.steps_per_epoch(images.train, config))
+    state = initial_state(model, config, plan_of(config, images).steps_per_epoch)
     run = create(config, architecture, images.summary())
     console.print(
         f"training {config.model}, drop path {run.config.drop_path}, on {config.data}, "
@@ -56,8 +62,7 @@ def resume(folder: Path, console: Console) -> dict[str, float]:
     run = reopen(folder)
     images = find_data(run)
     model = build_model(run.config, run.architecture)
-    steps = data.steps_per_epoch(images.train, run.config)
-    state = initial_state(model, run.config, steps)
+    state = initial_state(model, run.config, plan_of(run.config, images).steps_per_epoch)
     state, position = checkpoint.restore(state, run.checkpoint, run.config.device)
     changes = check_settings(run, position)
     epoch = position.epoch
@@ -78,16 +83,18 @@ def _epochs(
     """The epochs that ``rows`` does not have yet, each ended by a checkpoint and a row."""
     import matplotlib  # noqa: F401 # what draws the end of a run is there before its first epoch
 
-    test = data.InOrder(images.test, run.config)
-    steps = run.config.epochs * data.steps_per_epoch(images.train, run.config)
-    with display(console, state.step, steps) as shown:
-        training = Training(run, images, test, shown)
+    plan, test = plan_of(run.config, images), InOrder(images, run.config)
+    steps = run.config.epochs * plan.steps_per_epoch
+    batches = Planned(images, plan, run.config).steps(state.step, steps)
+    with display(console, state.step, steps) as shown, closing(batches):
+        training = Training(run, plan, batches, test, shown)
         for epoch in range(len(rows) + 1, run.config.epochs + 1):
             state, row = _epoch(training, state, epoch)
             rows = [*rows, row]
             # In this order: of a table that is ahead of the checkpoint, the last row is redone.
             table.write(rows, run.table)
             checkpoint.save(run.checkpoint, state, epoch, run.lasting())
+    draws.hand_out(state.model, None)
     pictures.save(pictures.curves(rows), run.curves)
     with torch.inference_mode():
         figure = state.task.draw(state.model.eval(), test, images.classes)
@@ -97,13 +104,11 @@ def _epochs(
 
 def _epoch(training: Training, state: State, epoch: int) -> tuple[State, Row]:
     """One pass over the training images, then the test images."""
-    config, shown = training.run.config, training.display
-    # All that is random in an epoch comes from this seed, so that a resumed run repeats it.
-    seed = config.seed * 1_000_003 + epoch
-    torch.manual_seed(seed)
+    plan, shown = training.plan, training.display
     begin, lr = time.perf_counter(), state.schedule(state.step)
     total: Sums | None = None
-    for batch in data.shuffled(training.images.train, config, seed):
+    for batch in islice(training.batches, plan.steps_per_epoch):
+        draws.begin_step(state.model, plan, state.step, training.run.config.device)
         state, sums = step(state, batch)
         total = sums if total is None else total + sums
         if state.step % SHOWN == 0:

@@ -8,16 +8,19 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 from torchvision.transforms import v2
 
 from bilevel.errors import InputError
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
+def read_rgb(path: str) -> Tensor:
+    """An image file, upright: uint8 ``(3, H, W)``. Raises InputError if it is none.
 
-def read_rgb(path: str) -> Image.Image:
-    """An image file, upright, in 8 bits per channel. Raises InputError if it is none."""
-    return _read(path, "RGB")
+    A tensor, since torchvision crops and resizes those in half of the time that it takes for images
+    of Pillow; a view of Pillow's own order of memory, for which it is fastest.
+    """
+    return torch.from_numpy(np.array(_read(path, "RGB"))).permute(2, 0, 1)
 
 
 def read_digit(path: str) -> Any:
@@ -66,20 +69,12 @@ def digit_train_view(size: int) -> v2.Compose:
 
 
 def train_view(size: int) -> v2.Compose:
-    """From an image to the input of a model: a random part of it, flipped or not."""
+    """From an image, uint8 ``(3, H, W)``, to a random part of it, flipped or not."""
     crop = v2.RandomResizedCrop(size, interpolation=v2.InterpolationMode.BICUBIC)
-    return v2.Compose([crop, v2.RandomHorizontalFlip(), *_normalised()])
+    return v2.Compose([crop, v2.RandomHorizontalFlip()])
 
 
 def test_view(size: int) -> v2.Compose:
-    """The official evaluation: the shorter side to size / 0.875, then the centre."""
+    """The official evaluation: the shorter side to size / 0.875, then the centre; uint8."""
     resize = v2.Resize(round(size / 0.875), v2.InterpolationMode.BICUBIC)
-    return v2.Compose([resize, v2.CenterCrop(size), *_normalised()])
-
-
-def _normalised() -> tuple[v2.Transform, ...]:
-    return (
-        v2.ToImage(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-    )
+    return v2.Compose([resize, v2.CenterCrop(size)])

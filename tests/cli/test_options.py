@@ -31,6 +31,7 @@ DRAWN: dict[str, Callable[[random.Random], Any]] = {
     "label_smoothing": lambda rng: rng.random() * 0.9,
     "drop_path": lambda rng: rng.random() * 0.9,
     "seed": lambda rng: rng.randrange(2**31),
+    "repeats": lambda rng: rng.randrange(1, 9),
     "workers": lambda rng: rng.randrange(9),
     "device": lambda rng: rng.choice(["cpu", "cuda", "digits", "train"]),
     "out": lambda rng: Path(rng.choice(["digits", "runs/x", "train", "eval"])),

@@ -241,8 +241,8 @@ def test_nothing_else_is_kept_from_decay(name: str) -> None:
 def test_rates_are_passed_on(name: str) -> None:
     model = create(name, num_classes=3, drop_rate=0.4, drop_path_rate=0.3)
     assert model.head_drop.p == 0.4
-    assert model.stages[-1][-1].drop_path.rate == 0.3
-    assert model.stages[0][0].drop_path.rate == 0
+    assert model.stages[-1][-1].drop_path1.rate == 0.3
+    assert model.stages[0][0].drop_path1.rate == 0
     torch.manual_seed(0)
     pooled = model.train().forward_head(model.forward_features(images(2)), pre_logits=True)
     assert 0.2 < (pooled == 0).float().mean() < 0.6

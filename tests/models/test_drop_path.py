@@ -31,8 +31,9 @@ def test_rates_rise_linearly_over_the_blocks_of_all_stages(
 ) -> None:
     for last in (0.0, 0.1, 0.9):
         model = BiFormer(replace(MICRO, layout=layout, depths=depths, drop_path=last))
-        rates = [block.drop_path.rate for stage in model.stages for block in stage]
-        assert rates == pytest.approx(np.linspace(0, last, sum(depths)).tolist())
+        blocks: list[Any] = [block for stage in model.stages for block in stage]
+        for rates in ([b.drop_path1.rate for b in blocks], [b.drop_path2.rate for b in blocks]):
+            assert rates == pytest.approx(np.linspace(0, last, sum(depths)).tolist())
 
 
 @pytest.mark.parametrize("stage", range(3))
@@ -42,7 +43,7 @@ def test_each_branch_is_dropped_by_itself(layout: Layout, stage: int) -> None:
     torch.manual_seed(0)
     model = BiFormer(replace(MICRO, layout=layout)).double().train()
     block: Any = model.stages[stage][-1]
-    block.drop_path.rate = RATE
+    block.drop_path1.rate = block.drop_path2.rate = RATE
     x = torch.randn(1, 4, 4, MICRO.embed_dims[stage], dtype=torch.float64)
     with torch.no_grad():
         out = block(x.repeat(400, 1, 1, 1))

@@ -33,6 +33,7 @@ OTHER: dict[str, Any] = {
     "warmup_epochs": 0.5,
     "label_smoothing": 0.5,
     "drop_path": 0.5,
+    "repeats": 3,
     "seed": 5,
 }
 

@@ -12,6 +12,7 @@ from torch import nn
 from bilevel.train import data, step
 from bilevel.train.config import DIGITS, TrainConfig
 from bilevel.train.data import Batch
+from bilevel.train.loader import Planned, plan_of
 from bilevel.train.metrics import Sums
 from bilevel.train.run import build_model
 from bilevel.train.tasks import task_of
@@ -28,7 +29,8 @@ def start(config: TrainConfig = CONFIG) -> step.State:
 
 @pytest.fixture(scope="module")
 def batch() -> Batch:
-    return next(data.shuffled(data.find(CONFIG).train, CONFIG, seed=0))
+    found = data.find(CONFIG)
+    return next(Planned(found, plan_of(CONFIG, found), CONFIG).steps(0, 1))
 
 
 def test_steps_lower_the_loss_of_a_batch(batch: Batch) -> None:
