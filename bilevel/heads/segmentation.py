@@ -1,8 +1,9 @@
-"""Heads for semantic segmentation: the class of every pixel."""
+"""Semantic FPN, and what heads for semantic segmentation, the class of every pixel, have alike."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -66,23 +67,21 @@ class SemanticFPN(nn.Module):
             _level(pyramid_channels, channels, doublings) for doublings in range(len(widths))
         )
         self.dropout = nn.Dropout2d(dropout)
-        self.classifier = nn.Conv2d(channels, count("num_classes", num_classes), 1)
+        self.classifier = classifier(channels, num_classes)
+        initialise(self)
+        for conv in filter(_is_conv, self.pyramid.modules()):
+            nn.init.xavier_uniform_(conv.weight)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps ``(N, C, H, W)`` to logits ``(N, num_classes, H, W)`` of the first map's size.
 
         Raises ShapeError if the maps are not of ``in_channels``.
         """
-        given = tuple(x.shape[1] if x.ndim == 4 else None for x in maps)
-        if given != self.in_channels:
-            shapes = ", ".join(str(tuple(x.shape)) for x in maps)
-            raise ShapeError(
-                f"expected maps (N, C, H, W) of {self.in_channels} channels, got {shapes}"
-            )
+        check_maps(maps, self.in_channels)
         named = {str(i): x for i, x in enumerate(maps)}
         pyramid = self.pyramid(named).values()
         first, *others = (level(x) for level, x in zip(self.levels, pyramid, strict=True))
-        total = sum((_resized(x, first) for x in others), first)
+        total = sum((resized(x, first) for x in others), first)
         return self.classifier(self.dropout(total))
 
 
@@ -90,18 +89,54 @@ def _level(in_channels: int, channels: int, doublings: int) -> nn.Sequential:
     """Convolutions, each followed by a doubling of the size; a single one where there is none."""
     layers: list[nn.Module] = []
     for i in range(max(1, doublings)):
-        layers += [
-            nn.Conv2d(channels if i else in_channels, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-        ]
+        layers += conv_norm(channels if i else in_channels, channels, 3)
         if doublings:
             layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
     return nn.Sequential(*layers)
 
 
-def _resized(x: Tensor, like: Tensor) -> Tensor:
-    """``x`` in the size of ``like``: where that is odd, doublings do not meet it."""
+def conv_norm(in_channels: int, channels: int, kernel: int) -> nn.Sequential:
+    """A convolution that keeps the size, normalisation, activation."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def classifier(channels: int, num_classes: int) -> nn.Conv2d:
+    """The last layer of a head."""
+    return nn.Conv2d(channels, count("num_classes", num_classes), 1)
+
+
+def initialise(head: nn.Module) -> None:
+    """Weights as mmsegmentation, which the official code trains with, draws them; by the name of
+    the classifier, those of the last layer."""
+    for name, module in head.named_modules():
+        if not _is_conv(module):
+            continue
+        if name == "classifier":
+            nn.init.normal_(module.weight, std=0.01)
+        else:
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _is_conv(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    return isinstance(module, nn.Conv2d)
+
+
+def check_maps(maps: Sequence[Tensor], in_channels: tuple[int, ...]) -> None:
+    """Raise ShapeError unless there is a map ``(N, C, H, W)`` for each number of channels."""
+    given = tuple(x.shape[1] if x.ndim == 4 else None for x in maps)
+    if given != in_channels:
+        shapes = ", ".join(str(tuple(x.shape)) for x in maps)
+        raise ShapeError(f"expected maps (N, C, H, W) of {in_channels} channels, got {shapes}")
+
+
+def resized(x: Tensor, like: Tensor) -> Tensor:
+    """``x`` in the size of ``like``."""
     if x.shape[-2:] == like.shape[-2:]:
         return x
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
