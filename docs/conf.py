@@ -39,7 +39,7 @@ nitpick_ignore_regex = [
         r"py:class",
         r"AbstractContextManager|Array|ArrayModel|Figure|Floats|Integers|NDArray|Tensor|TypeAliasForwardRef|bilevel\.(grid\.Axis|protocol\.ArrayT|testing\.strategies\.Inputs)",
     ),
-    (r"py:.*", r"(collections|contextlib|hypothesis|numpy|pathlib|torch)\..*"),
+    (r"py:.*", r"(collections|contextlib|hypothesis|numpy|pathlib|torch|torchvision)\..*"),
 ]
 
 html_theme = "furo"
