@@ -6,5 +6,6 @@ made.
 
 from bilevel.visual.figures import draw
 from bilevel.visual.maps import AttentionMap, BlockRoutes, attention_map, routes
+from bilevel.visual.pages import page
 
-__all__ = ["AttentionMap", "BlockRoutes", "attention_map", "draw", "routes"]
+__all__ = ["AttentionMap", "BlockRoutes", "attention_map", "draw", "page", "routes"]

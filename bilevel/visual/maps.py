@@ -195,7 +195,9 @@ def attention_map(
     """
     if image.shape[0] != 1:
         raise ShapeError(f"expected one image (1, C, H, W), got {tuple(image.shape)}")
-    seen = chosen(watch(model, image), stage, block)
+    found = watch(model, image)
+    stage, block = place_of(found, stage, block)
+    seen = found[stage][block]
     if len(seen.tokens) != 2:
         raise ShapeError(f"expected an image with two spatial axes, got {tuple(image.shape)}")
     size = image_size(model, image, seen)
@@ -206,10 +208,7 @@ def at_pixel(
     seen: Seen, at: tuple[int, int], size: tuple[int, int], head: int | None = None
 ) -> AttentionMap:
     """What the token at a pixel attends to, of what was seen of an attention of one image."""
-    column, row = (
-        count(f"at[{i}]", value, 0, most - 1, "the pixels of the image")
-        for i, (value, most) in enumerate(zip(at, reversed(size), strict=True))
-    )
+    column, row = check_pixel(at, size)
     heads = seen.q.shape[-2]
     if head is not None:
         head = count("head", head, 0, heads - 1, f"of {heads} heads")
@@ -224,6 +223,13 @@ def at_pixel(
     values = np.zeros((found.grid.num_regions, found.grid.region_tokens))
     values[found.index[0, region]] = of_heads
     return AttentionMap(found.spread(values), (query[0], query[1]), region, found, size)
+
+
+def check_pixel(at: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """A pixel ``(x, y)`` of an image of a height and width. Raises ArgumentError if it is none."""
+    height, width = size
+    why = "the pixels of the image"
+    return count("at[0]", at[0], 0, width - 1, why), count("at[1]", at[1], 0, height - 1, why)
 
 
 class RegionWeights:
@@ -249,14 +255,15 @@ class RegionWeights:
         return weights.reshape(*weights.shape[:2], index.shape[-1], self._grid.region_tokens)
 
 
-def chosen(found: list[list[Seen]], stage: int | None = None, block: int = -1) -> Seen:
-    """One block of those that were seen; see :func:`attention_map`."""
+def place_of(found: list[list[Seen]], stage: int | None, block: int) -> tuple[int, int]:
+    """Stage and block from 0, of what :func:`attention_map` takes."""
     if stage is None:
         routed = [i for i, blocks in enumerate(found, 1) if blocks[-1].routes is not None]
         stage = routed[-1] if routed else len(found)
-    blocks = found[count("stage", stage, 1, len(found), "the stages of the model") - 1]
-    most = len(blocks)
-    return blocks[count("block", block, -most, most - 1, f"of {most} blocks of stage {stage}")]
+    stage = count("stage", stage, 1, len(found), "the stages of the model")
+    most = len(found[stage - 1])
+    block = count("block", block, -most, most - 1, f"of {most} blocks of stage {stage}")
+    return stage - 1, block % most
 
 
 def image_size(model: Any, image: Array, seen: Seen) -> tuple[int, int]:

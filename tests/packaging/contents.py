@@ -7,6 +7,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 OF_BACKENDS = ("cpu", "cupy", "numpy", "torch", "triton")
+PAGE = {f"bilevel/visual/page/page.{kind}" for kind in ("html", "css", "js")}
 PACKAGES = {"bilevel", *(f"bilevel_{name}" for name in OF_BACKENDS)}
 
 
@@ -18,7 +19,7 @@ def names(wheel: Path) -> set[str]:
     top = {file.partition("/")[0] for file in files}
     assert top == PACKAGES | {info}, f"expected the top-level names {PACKAGES | {info}}, got {top}"
     needed = {f"{package}/py.typed" for package in PACKAGES}
-    needed |= {f"{info}/{file}" for file in ("licenses/LICENSE", "entry_points.txt")}
+    needed |= PAGE | {f"{info}/{file}" for file in ("licenses/LICENSE", "entry_points.txt")}
     assert needed <= files, f"{wheel.name} lacks {needed - files}"
     return files
 
