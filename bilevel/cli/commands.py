@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from tyro.extras import subcommand_cli_from_dict
 
@@ -18,12 +18,14 @@ from bilevel.cli.convert import Convert
 from bilevel.cli.evaluate import Evaluate
 from bilevel.cli.export import Export
 from bilevel.cli.mistakes import one_line, suggestion
-from bilevel.cli.order import command_first, values_together
 from bilevel.cli.predict import Predict
 from bilevel.cli.push import Push
 from bilevel.cli.resume import Resume
-from bilevel.cli.train import Train, resolved
+from bilevel.cli.train import Train, with_defaults
 from bilevel.errors import InputError
+
+if TYPE_CHECKING:
+    from bilevel.train.config import TrainConfig
 
 Command: TypeAlias = Callable[[], None]
 
@@ -48,9 +50,7 @@ def parse(args: Sequence[str]) -> Command:
 
     Raises InputError if they name none, or do not fit it.
     """
-    args = command_first(list(args), COMMANDS) or ["--help"]
-    if args[0] in COMMANDS:
-        args = [args[0], *values_together(args[1:], COMMANDS[args[0]])]
+    args = _command_first(list(args)) or ["--help"]
     wants_help = any(arg in HELP for arg in args)
     try:
         command = _parsed([arg for arg in args if arg not in HELP], COMMANDS)
@@ -59,8 +59,17 @@ def parse(args: Sequence[str]) -> Command:
             raise
         return _parsed(args, COMMANDS)
     if isinstance(command, Train):
-        return _parsed(args, {**COMMANDS, "train": resolved(command.config)})
+        return _by_recipe(args, command.config)
     return _parsed(args, COMMANDS) if wants_help else command
+
+
+def _by_recipe(args: list[str], said: TrainConfig) -> Command:
+    """A training run whose defaults are those of a recipe. Which, is asked once all is parsed, so
+    the order of options makes no difference."""
+    from bilevel.train import recipes
+
+    of_recipe = recipes.config(said.recipe or recipes.recipe_of(said.data), said.data)
+    return _parsed(args, {**COMMANDS, "train": with_defaults(of_recipe)})
 
 
 def _parsed(args: list[str], commands: Mapping[str, Callable[..., Command]]) -> Command:
@@ -82,6 +91,15 @@ DESCRIPTION = (
     "Bi-Level Routing Attention. --version prints the version; with --debug, an error shows its "
     "traceback."
 )
+
+
+def _command_first(args: list[str]) -> list[str]:
+    """The arguments with the command in front, also if options were given before it."""
+    if args and args[0].startswith("-"):
+        for i, arg in enumerate(args):
+            if arg in COMMANDS:
+                return [arg, *args[:i], *args[i + 1 :]]
+    return args
 
 
 def _help(args: list[str]) -> str:

@@ -75,7 +75,7 @@ _UNTOLD = ("data", "out", "device", "workers", "architecture")
 
 
 def _preprocessing(run: Run) -> dict[str, Any]:
-    from bilevel.train.config import DIGITS
+    from bilevel.train.recipes import DIGITS
 
     size = run.config.image_size
     shape = {"input_size": (run.architecture.in_chans, size, size)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tyro.conf import OmitArgPrefixes
 
 from bilevel.cli.console import CONSOLE, print_score
-from bilevel.train.config import DIGITS, TrainConfig
+from bilevel.train.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,12 @@ class Train:
         print_score(train(self.config, CONSOLE))
 
 
-@dataclass(frozen=True)
-class TrainDigits(Train):
-    """Train a BiFormer on scikit-learn's handwritten digits."""
+def with_defaults(defaults: TrainConfig) -> type[Train]:
+    """The command with these defaults."""
 
-    config: OmitArgPrefixes[TrainConfig] = DIGITS
+    @dataclass(frozen=True)
+    class WithDefaults(Train):
+        config: OmitArgPrefixes[TrainConfig] = defaults
 
-
-def resolved(said: TrainConfig) -> type[Train]:
-    """The command whose defaults are those for what was said: the recipe of the data. It is asked
-    once all is parsed, so the order of options makes no difference."""
-    return TrainDigits if said.data == DIGITS.data else Train
+    WithDefaults.__doc__ = Train.__doc__
+    return WithDefaults

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from tyro.conf import Positional, Suppress
 
@@ -20,11 +20,14 @@ else:  # from this the command line has its choices
     ModelName = Literal[tuple(MODELS)]
 
 TaskName: TypeAlias = Literal["classify"]
+RecipeName: TypeAlias = Literal["basic", "digits"]
+Precision: TypeAlias = Literal["bf16", "fp16"]
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run."""
+    """One training run. Names are timm's where it has the same; the defaults are those of the
+    recipe ``basic``."""
 
     data: Positional[str]
     """`digits`, or a folder of images: one folder per class, or such folders in `train` and
@@ -32,26 +35,62 @@ class TrainConfig:
     of each class is held out."""
     model: ModelName = "biformer_tiny"
     """The model to train."""
+    recipe: RecipeName | None = None
+    """Where the defaults of all other options come from; by default the recipe of the data, which
+    is `basic` for images of your own."""
     image_size: int = 224
     """Height and width of the images, in pixels."""
     epochs: int = 100
     """Passes over the training images."""
     batch_size: int = 64
-    """Images per step."""
+    """Images per step, of all devices together."""
+    grad_accum_steps: int = 1
+    """Parts in which a step goes through its images, one after the other: each takes a part of the
+    memory."""
+
+    opt: str = "adamw"
+    """Optimizer, by its name in timm."""
+    opt_eps: float = 1e-8
+    """Epsilon of the optimizer, where it has one."""
+    momentum: float = 0.9
+    """Momentum of optimizers that have one, such as `sgd`; AdamW has none."""
     lr: float = 5e-4
-    """Highest learning rate of AdamW, reached after the warm-up."""
-    weight_decay: float = 0.05
-    """Weight decay of AdamW; none on norms and biases."""
+    """Highest learning rate, reached after the warm-up."""
+    min_lr: float = 0.0
+    """Learning rate at the end, to which it falls as a cosine."""
+    warmup_lr: float = 0.0
+    """Learning rate at the start, from which it rises linearly in the warm-up."""
     warmup_epochs: float = 5
-    """Epochs in which the learning rate rises; then it falls to zero as a cosine."""
+    """Epochs in which the learning rate rises."""
+    weight_decay: float = 0.05
+    """Weight decay; none on norms and biases."""
+    layer_decay: float | None = None
+    """Factor by which learning rates fall from each block to the one below it, to fine-tune."""
+    clip_grad: float | None = None
+    """Norm to which longer gradients are cut."""
+    model_ema_decay: float = 0.0
+    """Share that an average of the weights keeps at each step, such as 0.9999. It is tested beside
+    the weights themselves; 0 is none."""
+
     label_smoothing: float = 0.1
     """Probability that the target spreads over all classes."""
     drop_path: float | None = None
     """Probability with which the last block's branches are dropped (stochastic depth); by default
     the model's own, with which it was published."""
-    repeats: int = 1
+    aug_repeats: int = 1
     """How often each image is drawn in a row, each time augmented anew (repeated augmentation); an
     epoch then sees as many images as without, of fewer different ones."""
+
+    amp: Precision | None = None
+    """Automatic mixed precision: what need not be in float32 is computed in this type, fp16 with
+    scaled gradients."""
+    channels_last: bool = False
+    """Convolutions with channels last in memory, which GPUs may prefer."""
+    compile: bool = False
+    """Compile the model by torch.compile."""
+    checkpoint_blocks: bool = False
+    """Keep only the inputs of blocks and compute the rest again going backward (activation
+    checkpointing): less memory, a third more time."""
     seed: int = 0
     """Of the initial weights, the order of the images and all that is random in training."""
     workers: int = 2
@@ -64,11 +103,14 @@ class TrainConfig:
     """What to train for."""
 
     def __post_init__(self) -> None:
-        choice("model", self.model, tuple(MODELS))
+        for name, options in _CHOICES.items():
+            choice(name, getattr(self, name), options)
         for name, (rule, least, most) in _RANGES.items():
-            if name != "drop_path" or self.drop_path is not None:
-                object.__setattr__(self, name, rule(name, getattr(self, name), least, most))
-        choice("task", self.task, get_args(TaskName))
+            value = getattr(self, name)
+            if value is not None or name not in _OPTIONAL:
+                object.__setattr__(self, name, rule(name, value, least, most))
+        for name in ("channels_last", "compile", "checkpoint_blocks"):
+            choice(name, getattr(self, name), (False, True))
 
     def architecture(self, num_classes: int, in_chans: int) -> BiFormerConfig:
         """The model of the run, for classes and channels of its data."""
@@ -77,29 +119,34 @@ class TrainConfig:
         return replace(model, num_classes=num_classes, in_chans=in_chans, drop_path=drop_path)
 
 
+_CHOICES: Mapping[str, tuple[Any, ...]] = {
+    "model": tuple(MODELS),
+    "recipe": (None, *get_args(RecipeName)),
+    "amp": (None, *get_args(Precision)),
+    "task": get_args(TaskName),
+}
 _RANGES: Mapping[str, tuple[Callable[..., float], float, float]] = {
     "image_size": (count, 32, inf),  # the last stage of a model has a 32nd of it
     "epochs": (count, 1, inf),
     "batch_size": (count, 2, inf),  # batch normalisation needs two
+    "grad_accum_steps": (count, 1, inf),
+    "opt_eps": (number, 0, 1),
+    "momentum": (number, 0, 0.9999),
     "lr": (number, 1e-12, 1e3),
-    "weight_decay": (number, 0, 1e3),
+    "min_lr": (number, 0, 1e3),
+    "warmup_lr": (number, 0, 1e3),
     "warmup_epochs": (number, 0, inf),
+    "weight_decay": (number, 0, 1e3),
+    "layer_decay": (number, 1e-3, 1),
+    "clip_grad": (number, 1e-12, 1e12),
+    "model_ema_decay": (number, 0, 1 - 1e-9),
     "label_smoothing": (number, 0, 0.99),
     "drop_path": (number, 0, 0.99),
-    "repeats": (count, 1, 100),
+    "aug_repeats": (count, 1, 100),
     "seed": (count, 0, 2**31 - 1),
     "workers": (count, 0, 1024),
 }
 """The rule for each number, its least and its greatest value."""
 
-DIGITS = TrainConfig(
-    data="digits",
-    model="biformer_micro",
-    image_size=64,
-    epochs=15,
-    batch_size=64,
-    lr=2e-3,
-    warmup_epochs=2,
-    workers=0,
-)
-"""What `bilevel train digits` does unless told otherwise."""
+_OPTIONAL = ("layer_decay", "clip_grad", "drop_path")
+"""Numbers that need not be given."""

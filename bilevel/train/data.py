@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from bilevel.train import splits
-from bilevel.train.config import DIGITS, TrainConfig
+from bilevel.train.config import TrainConfig
+from bilevel.train.recipes import DIGITS
 
 HELD_OUT = 0.2
 

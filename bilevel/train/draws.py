@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -48,6 +50,20 @@ def hand_out(model: nn.Module, kept: Tensor | None) -> None:
     modules = _modules(model)
     for module, row in zip(modules, [None] * len(modules) if kept is None else kept, strict=True):
         module.kept = row
+
+
+@contextmanager
+def part(model: nn.Module, rows: slice) -> Iterator[None]:
+    """Where the model is given only these rows of the rank's images."""
+    modules = _modules(model)
+    whole = [module.kept for module in modules]
+    try:
+        for module, kept in zip(modules, whole, strict=True):
+            module.kept = None if kept is None else kept[rows]
+        yield
+    finally:
+        for module, kept in zip(modules, whole, strict=True):
+            module.kept = kept
 
 
 def _modules(model: nn.Module) -> list[DropPath]:

@@ -52,7 +52,7 @@ def plan_of(config: TrainConfig, data: Data, ranks: int = 1, rank: int = 0) -> P
     Raises InputError if so many ranks cannot share a batch.
     """
     images = length(data.train)
-    return Plan(config.seed, images, config.batch_size, config.repeats, ranks, rank)
+    return Plan(config.seed, images, config.batch_size, config.aug_repeats, ranks, rank)
 
 
 class Planned:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from rich.console import Console
 
-from bilevel.train import checkpoint, data, draws, pictures, table
+from bilevel.train import checkpoint, data, draws, pictures, recipes, table
 from bilevel.train.config import TrainConfig
 from bilevel.train.data import Batch
 from bilevel.train.loader import InOrder, Planned, plan_of
@@ -20,7 +20,7 @@ from bilevel.train.metrics import Sums
 from bilevel.train.plan import Plan
 from bilevel.train.progress import Display, display
 from bilevel.train.run import Run, build_model, check_settings, create, find_data, reopen
-from bilevel.train.step import State, evaluate, initial_state, step
+from bilevel.train.step import State, evaluate, evaluate_average, initial_state, step
 from bilevel.train.table import Row
 
 SHOWN = 10
@@ -52,7 +52,7 @@ def train(config: TrainConfig, console: Console) -> dict[str, float]:
         f"training {config.model}, drop path {run.config.drop_path}, on {config.data}, "
         f"run folder {run.folder}"
     )
-    _say(images.notes, console)
+    _say([*recipes.in_words(run.config), *images.notes], console)
     return _epochs(run, images, state, [], console)
 
 
@@ -117,8 +117,9 @@ def _epoch(training: Training, state: State, epoch: int) -> tuple[State, Row]:
     train, speed = total.means(), _speed(total, begin)
     test = evaluate(state.task, state.model, training.test)
     shown.update(state.step, epoch, train, speed)
-    shown.epoch(epoch, train, test, speed)
-    return state, table.row(epoch, lr, train, test, speed)
+    ema = evaluate_average(state, training.test)
+    shown.epoch(epoch, {"train": train, "test": test, "ema": ema}, speed)
+    return state, table.row(epoch, lr, train, test, ema, speed)
 
 
 def _speed(total: Sums, begin: float) -> float:

@@ -22,7 +22,7 @@ SHEET = ROWS * COLUMNS
 
 
 def curves(rows: Sequence[Row]) -> Figure:
-    """Each number of the metrics table over the epochs, training and test."""
+    """Each number of the metrics table over the epochs: training, test, averaged weights."""
     from matplotlib.figure import Figure
 
     parts = {part: [measured(row, part) for row in rows] for part in PARTS}

@@ -23,13 +23,10 @@ class Display:
         shown = _named(train, 3)
         self.bar.update(self.line, completed=step, epoch=epoch, train=shown, speed=speed)
 
-    def epoch(
-        self, epoch: int, train: Mapping[str, float], test: Mapping[str, float], speed: float
-    ) -> None:
-        """Print the line of an epoch that was done."""
-        self.bar.console.print(
-            f"epoch {epoch:3d}  train {_named(train, 4)}  test {_named(test, 4)}  {speed:.0f} img/s"
-        )
+    def epoch(self, epoch: int, parts: Mapping[str, Mapping[str, float]], speed: float) -> None:
+        """Print the line of an epoch that was done, with what was measured of each part."""
+        said = "  ".join(f"{part} {_named(of, 4)}" for part, of in parts.items() if of)
+        self.bar.console.print(f"epoch {epoch:3d}  {said}  {speed:.0f} img/s")
 
 
 @contextmanager

@@ -16,12 +16,19 @@ from bilevel.errors import InputError
 from bilevel.files import replacing
 from bilevel.models import BiFormerConfig
 from bilevel.train import checkpoint, data
-from bilevel.train.config import DIGITS, TrainConfig
+from bilevel.train.config import TrainConfig
 from bilevel.train.folders import ARCHITECTURE, CONFIG, DATA
+from bilevel.train.recipes import DIGITS, deviations, recipe_of
 from bilevel.train.tasks import task_of
 
-MAY_CHANGE = ("data", "workers", "device", "out")
+MAY_CHANGE = (
+    *("data", "workers", "device", "out"),
+    *("channels_last", "compile", "checkpoint_blocks"),
+)
 """Settings that say where and how a run is computed, not what; nothing is said of a change."""
+
+
+DEVIATIONS = "deviations"
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,10 @@ class Run:
         """The config and the model, as types that JSON has."""
         config = asdict(self.config) | {"out": str(self.folder)}
         return config | {ARCHITECTURE: self.architecture.to_dict()}
+
+    def saved(self) -> dict[str, Any]:
+        """The settings, and where they leave their recipe: the recipe's value and the run's."""
+        return self.settings() | {DEVIATIONS: deviations(self.config)}
 
     def lasting(self) -> dict[str, Any]:
         """Those of the settings that a run which goes on must keep, and its epochs."""
@@ -72,7 +83,8 @@ def create(config: TrainConfig, architecture: BiFormerConfig, summary: data.Summ
     if config.data != DIGITS.data:
         config = replace(config, data=str(Path(config.data).resolve()))
     folder = config.out or _next_free(Path(config.data).name or "root")
-    config = replace(config, out=folder, drop_path=architecture.drop_path)
+    recipe = config.recipe or recipe_of(config.data)
+    config = replace(config, out=folder, recipe=recipe, drop_path=architecture.drop_path)
     run = Run(folder, config, architecture, summary)
     try:
         folder.mkdir(parents=True)
@@ -85,7 +97,7 @@ def create(config: TrainConfig, architecture: BiFormerConfig, summary: data.Summ
 def _begin(run: Run) -> None:
     """Write the files that say what a run is, all or none."""
     try:
-        for name, values in ((CONFIG, run.settings()), (DATA, run.data._asdict())):
+        for name, values in ((CONFIG, run.saved()), (DATA, run.data._asdict())):
             with replacing(run.folder / name) as partial:
                 partial.write_text(json.dumps(values, indent=2) + "\n")
     except OSError:
@@ -102,6 +114,7 @@ def reopen(folder: Path, device: str | None = None) -> Run:
     try:
         settings = json.loads(path.read_text())
         architecture = BiFormerConfig.from_dict(settings.pop(ARCHITECTURE, None))
+        settings.pop(DEVIATIONS, None)  # for people: they follow from the rest
         config = replace(TrainConfig(**settings), out=folder)
     except OSError as error:
         raise InputError(f"expected the folder of a run, but cannot read {error}") from error

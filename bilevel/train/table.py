@@ -14,20 +14,27 @@ Row: TypeAlias = dict[str, float]
 """An epoch: its number, the learning rate it began with, what was measured in training and in
 testing, and the speed of training."""
 
-PARTS = ("train", "test")
+PARTS = ("train", "test", "ema")
+"""What is measured: the model in training and in testing, and its averaged weights in testing."""
 
 
 def row(
-    epoch: int, lr: float, train: Mapping[str, float], test: Mapping[str, float], img_per_s: float
+    epoch: int,
+    lr: float,
+    train: Mapping[str, float],
+    test: Mapping[str, float],
+    ema: Mapping[str, float],
+    img_per_s: float,
 ) -> Row:
-    """The row of an epoch, from what was measured by name."""
-    parts = zip(PARTS, (train, test), strict=True)
+    """The row of an epoch, from what was measured by name; nothing of an average that there is
+    not."""
+    parts = zip(PARTS, (train, test, ema), strict=True)
     values = {f"{part}_{name}": value for part, of in parts for name, value in of.items()}
     return {"epoch": epoch, "lr": lr, **values, "img_per_s": img_per_s}
 
 
 def measured(row: Row, part: str) -> dict[str, float]:
-    """What a row says of a part, ``"train"`` or ``"test"``, by name."""
+    """What a row says of a part, one of :data:`PARTS`, by name."""
     prefix = f"{part}_"
     return {name.removeprefix(prefix): x for name, x in row.items() if name.startswith(prefix)}
 

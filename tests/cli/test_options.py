@@ -5,24 +5,39 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import pytest
-from tyro.conf import Positional
 
 from bilevel.cli import main
 from bilevel.cli.commands import COMMANDS, parse
 from bilevel.errors import InputError
 from bilevel.models.config import MODELS
-from bilevel.train.config import DIGITS, TrainConfig
+from bilevel.train import recipes
+from bilevel.train.config import TrainConfig
+from bilevel.train.recipes import DIGITS
 
 TRIALS = int(os.environ.get("BILEVEL_TRIALS", "25"))
 
 DRAWN: dict[str, Callable[[random.Random], Any]] = {
+    "recipe": lambda rng: rng.choice(list(recipes.RECIPES)),
     "model": lambda rng: rng.choice(list(MODELS)),
+    "grad_accum_steps": lambda rng: rng.randint(1, 8),
+    "opt": lambda rng: rng.choice(["sgd", "lamb", "train"]),
+    "opt_eps": lambda rng: rng.random() * 1e-5,
+    "momentum": lambda rng: rng.random() * 0.9,
+    "min_lr": lambda rng: rng.random() * 1e-5,
+    "warmup_lr": lambda rng: rng.random() * 1e-5,
+    "layer_decay": lambda rng: rng.uniform(0.1, 1),
+    "clip_grad": lambda rng: rng.uniform(0.1, 9),
+    "model_ema_decay": lambda rng: rng.random() * 0.9,
+    "amp": lambda rng: rng.choice(["bf16", "fp16"]),
+    "channels_last": lambda rng: rng.random() < 0.5,
+    "compile": lambda rng: rng.random() < 0.5,
+    "checkpoint_blocks": lambda rng: rng.random() < 0.5,
     "image_size": lambda rng: rng.randint(32, 512),
     "epochs": lambda rng: rng.randint(1, 300),
     "batch_size": lambda rng: rng.randint(2, 256),
@@ -32,7 +47,7 @@ DRAWN: dict[str, Callable[[random.Random], Any]] = {
     "label_smoothing": lambda rng: rng.random() * 0.9,
     "drop_path": lambda rng: rng.random() * 0.9,
     "seed": lambda rng: rng.randrange(2**31),
-    "repeats": lambda rng: rng.randrange(1, 9),
+    "aug_repeats": lambda rng: rng.randrange(1, 9),
     "workers": lambda rng: rng.randrange(9),
     "device": lambda rng: rng.choice(["cpu", "cuda", "digits", "train"]),
     "out": lambda rng: Path(rng.choice(["digits", "runs/x", "train", "eval"])),
@@ -48,6 +63,8 @@ def options_of(rng: random.Random) -> dict[str, Any]:
 def written(name: str, value: Any, rng: random.Random) -> list[str]:
     """An option in one of the ways to write it."""
     option = f"--{name}" if rng.random() < 0.5 else f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return [option if value else option.replace("--", "--no-")]
     return [f"{option}={value}"] if rng.random() < 0.5 else [option, str(value)]
 
 
@@ -60,8 +77,8 @@ def test_the_order_of_options_makes_no_difference(seed: int) -> None:
     rng = random.Random(seed)
     data = rng.choice(["digits", "digits", "./digits", "photos", "train"])
     options = options_of(rng)
-    defaults = DIGITS if data == "digits" else TrainConfig(data=data)
-    expected = {**vars(defaults), "data": data, **options}
+    defaults = recipes.config(options.get("recipe") or recipes.recipe_of(data), data)
+    expected = {**vars(defaults), **options, "recipe": defaults.recipe}
     for _ in range(4):
         parts = [[data], *(written(name, value, rng) for name, value in options.items())]
         rng.shuffle(parts)
@@ -81,64 +98,17 @@ def test_options_may_come_before_the_command(seed: int) -> None:
     assert vars(command.config) == {**vars(DIGITS), **options}
 
 
-def arguments_of(command: Callable[..., Any]) -> tuple[list[str], list[list[str]]]:
-    """Words for what a command takes without a name, and each of its options with a value."""
-    values: list[str] = []
-    options: list[list[str]] = []
-    hints = get_type_hints(command, include_extras=True)
-    for field in fields(command):  # type: ignore[arg-type] # all commands are dataclasses
-        hint = hints[field.name]
-        of, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-        option = f"--{field.name.replace('_', '-')}"
-        choices = [x for part in (of, *get_args(of)) for x in get_args(part) if type(x) is str]
-        if is_dataclass(of):
-            inner = arguments_of(of)  # type: ignore[arg-type]
-            values += inner[0]
-            options += inner[1]
-        elif Positional[int].__metadata__[0] in marks:  # type: ignore[attr-defined]
-            values += ["a.png", "b.png", "c.png"] if get_origin(of) is tuple else [field.name]
-        elif of is bool:
-            options.append([option])
-        elif not marks:
-            others = ["0"] if float in get_args(of) else ["word"]
-            options.append([option, *(choices or others)[:1]])
-            if isinstance(field.default, int | float):
-                options[-1][1] = str(field.default)
-    return values, options
-
-
-def interleaved(values: list[str], options: list[list[str]], rng: random.Random) -> list[str]:
-    """Options in any order, at any places among values that stay in theirs."""
-    rng.shuffle(options)
-    places = sorted(rng.randint(0, len(values)) for _ in options)
-    parts = [[value] for value in values]
-    for place, option in reversed(list(zip(places, options, strict=True))):
-        written = option if len(option) == 1 or rng.random() < 0.5 else ["=".join(option)]
-        parts.insert(place, written)
-    return list(chain(*parts))
-
-
-WITH_VALUES = [name for name, command in COMMANDS.items() if arguments_of(command)[0]]
-
-
-@pytest.mark.parametrize("name", WITH_VALUES)
-def test_options_stand_anywhere_among_values(name: str) -> None:
-    values, options = arguments_of(COMMANDS[name])
-    rng = random.Random(name)
-    for _ in range(12):
-        some = rng.sample(options, rng.randint(0, min(3, len(options))))
-        expected = parse([name, *chain(*some), *values])
-        assert parse([name, *interleaved(values, some, rng)]) == expected
-
-
-def test_what_follows_two_dashes_is_no_option() -> None:
-    args = ["predict", "run", "a.png", "--device", "cpu", "b.png", "--", "-c.png", "--device"]
-    images = ["a.png", "b.png", "-c.png", "--device"]
-    assert vars(parse(args)) == {
-        "run": Path("run"),
-        "images": tuple(map(Path, images)),
-        "device": "cpu",
-    }
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["run", "a.png", "b.png", "--device", "cpu"],
+        ["run", "--device", "cpu", "a.png", "b.png"],
+        ["--device=cpu", "run", "a.png", "b.png"],
+    ],
+)
+def test_options_among_images(args: list[str]) -> None:
+    expected = parse(["predict", "--device", "cpu", "run", "a.png", "b.png"])
+    assert parse(["predict", *args]) == expected
 
 
 @pytest.mark.parametrize(
@@ -186,7 +156,7 @@ def test_what_is_nearly_right_is_suggested(seed: int) -> None:
     rng = random.Random(seed)
     command = rng.choice(list(COMMANDS))
     assert near([misspelt(command, rng), "x"]).endswith(f"; did you mean {command}?")
-    name = rng.choice([n for n in DRAWN if len(n) > 3])
+    name = rng.choice([n for n in DRAWN if len(n) > 3 and not isinstance(DRAWN[n](rng), bool)])
     option = f"--{name.replace('_', '-')}"
     wrong = [f"--{misspelt(option[2:], rng)}", str(DRAWN[name](rng))]
     for args in (["train", "digits", *wrong], ["train", *wrong, "digits"], ["train", *wrong]):

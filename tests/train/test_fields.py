@@ -11,6 +11,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from rich.console import Console
+from torch import nn
 
 from bilevel import ArgumentError
 from bilevel.models.config import MODELS
@@ -18,6 +19,7 @@ from bilevel.train import config as configs
 from bilevel.train import loop
 from bilevel.train.config import TaskName, TrainConfig
 from bilevel.train.data import Batch
+from bilevel.train.recipes import DIGITS
 from bilevel.train.step import State
 from bilevel.train.step import step as one_step
 from bilevel.train.tasks import TASKS
@@ -32,14 +34,22 @@ def first_step(
 ) -> dict[str, Any]:
     """What the first step of a run is given, and makes of it."""
     seen: dict[str, Any] = {}
+    compiled: list[str] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda model: compiled.append(type(model).__name__))
 
     def step(state: State, batch: Batch) -> None:
         outputs = state.model.train()(batch.images)
-        seen["weights"] = [float(p.detach().sum()) for p in state.model.parameters()]
+        seen["weights"] = [float(p.detach().contiguous().sum()) for p in state.model.parameters()]
         seen["images"] = batch.images.tolist()
         seen["loss"] = float(state.task.loss(outputs, batch.labels)[0].detach())
         seen["lr"] = [state.schedule(step) for step in range(12)]
-        seen["decay"] = [group["weight_decay"] for group in state.optimizer.param_groups]
+        groups = state.optimizer.param_groups
+        seen["decay"] = {group["weight_decay"] for group in groups}
+        seen["optimizer"] = [type(state.optimizer), groups[0].get("eps"), groups[0].get("momentum")]
+        seen["layers"] = {group.get("lr_scale") for group in groups}
+        seen["step"] = {name: getattr(state.config, name) for name in OF_STEPS}
+        seen["average"], seen["scales"] = state.average is None, state.scaler.is_enabled()
+        seen["prepared"] = [*compiled, *map(_prepared, state.model.modules())]
         raise Stop
 
     monkeypatch.setattr(loop, "step", step)
@@ -47,6 +57,12 @@ def first_step(
         loop.train(replace(config, out=out), quiet)
     monkeypatch.undo()
     return seen
+
+
+def _prepared(module: nn.Module) -> tuple[Any, ...]:
+    """How a module is made ready: order of its weights in memory, what it keeps of its blocks."""
+    weight = module.weight.stride() if isinstance(module, nn.Conv2d) else None
+    return weight, getattr(module, "checkpointing", None)
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +73,33 @@ def usual(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> dict
         return first_step(config, out, Console(quiet=True), monkeypatch)
 
 
+OF_STEPS = ("grad_accum_steps", "clip_grad", "model_ema_decay", "amp")
+"""Fields that a step reads itself; what it does is in the tests of the optimizer."""
+
 ARRIVES: dict[str, tuple[Any, set[str]]] = {
-    "model": ("biformer_tiny", {"weights", "loss"}),
+    "model": ("biformer_tiny", {"weights", "loss", "prepared"}),
     "image_size": (48, {"images", "loss"}),
     "epochs": (2, {"lr"}),
     "batch_size": (8, {"images", "loss", "lr"}),
     "lr": (2e-3, {"lr"}),
+    "grad_accum_steps": (2, {"step"}),
+    "opt": ("sgd", {"optimizer"}),
+    "opt_eps": (1e-6, {"optimizer"}),
+    "min_lr": (1e-4, {"lr"}),
+    "warmup_lr": (1e-4, {"lr"}),
     "weight_decay": (0.1, {"decay"}),
+    "layer_decay": (0.5, {"layers"}),
+    "clip_grad": (1.0, {"step"}),
+    "model_ema_decay": (0.9, {"step", "average"}),
+    "amp": ("fp16", {"step", "scales"}),
+    "channels_last": (True, {"prepared"}),
+    "compile": (True, {"prepared"}),
+    "checkpoint_blocks": (True, {"prepared"}),
     "warmup_epochs": (0.5, {"lr"}),
     "label_smoothing": (0.0, {"loss"}),
     "drop_path": (0.9, {"loss"}),
     "seed": (1, {"weights", "images", "loss"}),
-    "repeats": (2, {"images", "loss"}),
+    "aug_repeats": (2, {"images", "loss"}),
     "workers": (1, set()),
 }
 
@@ -90,7 +121,8 @@ def test_a_field_changes_what_it_should_and_nothing_else(
 
 
 def test_no_field_is_left_out() -> None:
-    elsewhere = {"data", "out", "device", "task"}  # in the tests of data, runs and tasks
+    # In the tests of data, runs, tasks, recipes and optimizers.
+    elsewhere = {"data", "out", "device", "task", "recipe", "momentum"}
     assert {field.name for field in fields(TrainConfig)} == set(ARRIVES) | elsewhere
 
 
@@ -129,7 +161,7 @@ def test_a_run_does_not_depend_on_what_was_drawn_before(
 def test_the_drop_path_is_the_models_own_unless_it_is_given(name: str) -> None:
     own = MODELS[name].drop_path
     assert own > 0
-    for config in (TrainConfig(data=""), configs.DIGITS):
+    for config in (TrainConfig(data=""), DIGITS):
         assert replace(config, model=name).architecture(2, 3).drop_path == own
         given = replace(config, model=name, drop_path=0.0)
         assert given.architecture(2, 3).drop_path == 0.0
@@ -149,6 +181,11 @@ def test_the_drop_path_that_was_resolved_is_saved_and_shown(
         saved = json.loads((out / "config.json").read_text())
         assert (saved["drop_path"], saved["architecture"]["drop_path"]) == (expected, expected)
         assert f"training biformer_micro, drop path {expected}, on" in said.getvalue()
+        assert "recipe basic, with image_size 32 for 224, epochs 3 for 100" in said.getvalue()
+        assert ("drop_path 0.25 for 0.05" in said.getvalue()) == (given == 0.25)
+        assert f", drop_path {expected}, " in said.getvalue()
+        assert (saved["recipe"], saved["deviations"]["epochs"]) == ("basic", [100, 3])
+        assert ("drop_path" in saved["deviations"]) == (given == 0.25)
         assert "train: 16 images of 2 classes in" in said.getvalue()
         assert "test: 4 images held out of these" in said.getvalue()
 

@@ -56,7 +56,7 @@ def test_any_name_is_drawn_as_it_is_and_without_warnings(name: str) -> None:
     assert shown.replace("\n", " ").endswith(" → cat")
     if name.isascii() and name.isprintable() and len(name) < 15:
         assert shown.startswith(f"{name} →")
-    rows = [table.row(1, 0.1, {name: 1.0}, {name: 2.0}, 1.0)]
+    rows = [table.row(1, 0.1, {name: 1.0}, {name: 2.0}, {}, 1.0)]
     drawn(pictures.curves(rows))
 
 

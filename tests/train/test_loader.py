@@ -51,7 +51,7 @@ def test_batches_are_the_same_bits_for_any_number_of_workers_and_from_any_step(
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_read_the_bits_that_one_reads(found: Data, ranks: int) -> None:
-    config = replace(CONFIG, batch_size=8, repeats=2)
+    config = replace(CONFIG, batch_size=8, aug_repeats=2)
     plan = plan_of(config, found)
     (alone,) = read(found, 1, 2, config)
     images = dict(zip(plan.rows(), alone.images, strict=True))
@@ -62,7 +62,7 @@ def test_ranks_read_the_bits_that_one_reads(found: Data, ranks: int) -> None:
 
 
 def test_a_repeated_image_is_augmented_anew(found: Data) -> None:
-    config = replace(CONFIG, repeats=2)
+    config = replace(CONFIG, aug_repeats=2)
     first = plan_of(config, found).samples(0)
     (batch,) = read(found, 0, 1, config)
     assert first[0].image == first[1].image

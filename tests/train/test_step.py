@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from bilevel.train import data, step
-from bilevel.train.config import DIGITS, TrainConfig
+from bilevel.train.config import TrainConfig
 from bilevel.train.data import Batch
 from bilevel.train.loader import Planned, plan_of
 from bilevel.train.metrics import Sums
+from bilevel.train.recipes import DIGITS
 from bilevel.train.run import build_model
 from bilevel.train.tasks import task_of
 
@@ -48,15 +49,6 @@ def test_the_schedule_sets_the_learning_rate_of_each_step(batch: Batch) -> None:
     for i in range(3):
         state, _ = step.step(state, batch)
         assert {g["lr"] for g in state.optimizer.param_groups} == {state.schedule(i)}
-
-
-def test_a_step_measures_the_mean_over_its_images(batch: Batch) -> None:
-    state = start()
-    with torch.no_grad():
-        _, expected = TASK.loss(state.model.train()(batch.images), batch.labels)
-    _, sums = step.step(start(), batch)
-    assert sums.images == len(batch.images)
-    assert sums.means() == Sums(len(batch.images), expected).means()
 
 
 def test_norms_and_biases_do_not_decay() -> None:

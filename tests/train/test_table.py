@@ -23,7 +23,7 @@ def test_every_bit_of_the_rows_comes_back(
 ) -> None:
     path = tmp_path_factory.mktemp("table") / "metrics.csv"
     rows = [
-        table.row(i, lr, {"loss": a}, {"loss": b, "box AP": a}, 9.5)
+        table.row(i, lr, {"loss": a}, {"loss": b, "box AP": a}, {"loss": a}, 9.5)
         for i, (lr, a, b) in enumerate(values, 1)
     ]
     table.write(rows, path)
@@ -35,7 +35,7 @@ def test_every_bit_of_the_rows_comes_back(
 
 
 def test_columns_are_named_for_their_part() -> None:
-    row = table.row(3, 1e-3, {"loss": 2.0}, {"loss": 1.0, "accuracy": 0.5}, 100.0)
+    row = table.row(3, 1e-3, {"loss": 2.0}, {"loss": 1.0, "accuracy": 0.5}, {}, 100.0)
     assert list(row) == ["epoch", "lr", "train_loss", "test_loss", "test_accuracy", "img_per_s"]
     assert table.measured(row, "train") == {"loss": 2.0}
     assert table.measured(row, "test") == {"loss": 1.0, "accuracy": 0.5}
@@ -53,7 +53,7 @@ def test_a_number_of_any_kind_is_written_as_it_will_be_after_a_stop(
     tmp_path: Path, value: Any
 ) -> None:
     path = tmp_path / "metrics.csv"
-    table.write([table.row(1, value, {"count": value}, {"count": value}, value)], path)
+    table.write([table.row(1, value, {"count": value}, {"count": value}, {}, value)], path)
     before = path.read_bytes()
     table.write(table.read(path, 1), path)
     assert path.read_bytes() == before

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from bilevel.train.config import DIGITS
 from bilevel.train.data import Batch
 from bilevel.train.metrics import Sums
+from bilevel.train.recipes import DIGITS
 from bilevel.train.step import evaluate, initial_state, step
 from bilevel.train.tasks import Task, task_of
 
