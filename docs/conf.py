@@ -87,6 +87,17 @@ class Benchmark(SphinxDirective):
         return self.parse_text_to_nodes(table)
 
 
+class Counts(SphinxDirective):
+    """The table of a ``FILE`` that ``bilevel bench counts`` wrote."""
+
+    required_arguments = 1
+
+    def run(self) -> list[Node]:
+        path = BENCHMARKS / self.arguments[0]
+        self.env.note_dependency(str(path))
+        return self.parse_text_to_nodes(measured.counts(path))
+
+
 class GpuBenchmarks(SphinxDirective):
     """All tables of all GPUs' files that ``bilevel bench`` wrote, or that there is none."""
 
@@ -118,6 +129,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_html_math_renderer("mathml", (math, None), (math, None))
     app.add_directive("pycon", Example)
     app.add_directive("benchmark", Benchmark)
+    app.add_directive("counts", Counts)
     app.add_directive("gpu-benchmarks", GpuBenchmarks)
     app.connect("autodoc-process-signature", readable_signature)
     return {"parallel_read_safe": True}

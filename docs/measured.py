@@ -26,6 +26,9 @@ GPU_TABLES = {
 SHAPE = ("batch", "size", "regions", "topk", "heads", "head_dim", "dtype")
 """The values of a row that say which shape was measured; size and regions are those of an axis."""
 
+COUNTED = ("routing", "forward", "backward")
+"""The passes that ``bilevel bench counts`` counts."""
+
 NOTHING = (
     "Nothing yet: no GPU was at hand, so `bilevel bench` has written no file of one, and a number "
     "is shown only where it was measured."
@@ -51,6 +54,26 @@ def gpu_benchmarks(folder: Path) -> str:
     return "\n\n".join(found) or NOTHING
 
 
+def counts(path: Path) -> str:
+    """What a file of ``bilevel bench counts`` says of each pass of each row."""
+    rows = json.loads(path.read_text())["rows"]
+    lines = [
+        ["", "pass", "issue", "exp", "memory", "limit", "floor", "floor / limit"],
+        ["---", "---", "---:", "---:", "---:", "---", "---:", "---:"],
+        *(_counted(name, row, each) for name, row in rows.items() for each in COUNTED),
+    ]
+    return _lines(lines)
+
+
+def _counted(name: str, row: Mapping[str, Any], each: str) -> list[str]:
+    numbers = (
+        shown(row[f"{each}_{what}"]) if f"{each}_{what}" in row else ""
+        for what in ("issue_us", "exp_us", "memory_us", "floor_us", "share_of_floor")
+    )
+    issue, exp, memory, floor, share = numbers
+    return [name, each, issue, exp, memory, row[f"{each}_limit"], floor, share]
+
+
 def shown(value: float) -> str:
     """A number with three significant digits, and all digits before the point."""
     after = 2 - floor(log10(abs(value))) if value else 0
@@ -68,6 +91,10 @@ def _table(titles: Sequence[str], rows: Mapping[tuple[str, ...], Mapping[str, fl
             for title, numbers in rows.items()
         ),
     ]
+    return _lines(lines)
+
+
+def _lines(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

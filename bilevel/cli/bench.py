@@ -46,6 +46,24 @@ class Model(_Timed):
 
 
 @dataclass(frozen=True)
+class Counts:
+    """Count instructions and bytes of the Triton kernels as they are compiled for a GPU, which need
+    not be there. These are counts, and no measured times."""
+
+    arch: Literal["sm_90", "sm_80"] = "sm_90"
+    """The architecture to compile for: sm_90 is that of an H100 or H200, sm_80 that of an A100."""
+    only: str | None = None
+    """One row alone, as "224 s1": it is printed kernel by kernel, and not saved."""
+    out: Path = Path("benchmarks")
+    """The folder for the file of all rows, `sm_90-counts.json`."""
+
+    def __call__(self) -> None:
+        from bilevel.bench.counts.rows import run
+
+        run(self.arch, self.only, self.out, CONSOLE)
+
+
+@dataclass(frozen=True)
 class Bench:
     """Measure bilevel on this machine beside other ways to compute the same; print each row and
     save it as JSON. A run that was ended early goes on where it was."""
@@ -53,6 +71,7 @@ class Bench:
     subject: OmitArgPrefixes[
         Annotated[Op, subcommand("op", prefix_name=False)]
         | Annotated[Model, subcommand("model", prefix_name=False)]
+        | Annotated[Counts, subcommand("counts", prefix_name=False)]
     ]
 
     def __call__(self) -> None:

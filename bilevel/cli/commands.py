@@ -18,6 +18,7 @@ from bilevel.cli.convert import Convert
 from bilevel.cli.evaluate import Evaluate
 from bilevel.cli.export import Export
 from bilevel.cli.mistakes import one_line, suggestion
+from bilevel.cli.order import command_first, values_together
 from bilevel.cli.predict import Predict
 from bilevel.cli.push import Push
 from bilevel.cli.resume import Resume
@@ -50,7 +51,9 @@ def parse(args: Sequence[str]) -> Command:
 
     Raises InputError if they name none, or do not fit it.
     """
-    args = _command_first(list(args)) or ["--help"]
+    args = command_first(list(args), COMMANDS) or ["--help"]
+    if args[0] in COMMANDS:
+        args = [args[0], *values_together(args[1:], COMMANDS[args[0]])]
     wants_help = any(arg in HELP for arg in args)
     try:
         command = _parsed([arg for arg in args if arg not in HELP], COMMANDS)
@@ -91,15 +94,6 @@ DESCRIPTION = (
     "Bi-Level Routing Attention. --version prints the version; with --debug, an error shows its "
     "traceback."
 )
-
-
-def _command_first(args: list[str]) -> list[str]:
-    """The arguments with the command in front, also if options were given before it."""
-    if args and args[0].startswith("-"):
-        for i, arg in enumerate(args):
-            if arg in COMMANDS:
-                return [arg, *args[:i], *args[i + 1 :]]
-    return args
 
 
 def _help(args: list[str]) -> str:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, note
 from hypothesis import strategies as st
 
-from bilevel import Backend, Routed
+from bilevel import Backend, Grid, Routed, compose
 from bilevel.testing import Property, cases
 from tests.backends.properties import OF_TORCH
 from tests.frameworks import load_or_skip
@@ -49,3 +49,22 @@ def test_property(backends: Mapping[str, Backend], check: Property, data: st.Dat
     for name, backend in backends.items():
         note(f"formulation: {name}")  # the last that is noted is the one that fails
         check(backend, case)
+
+
+def test_what_sees_no_nan_keeps_its_bits() -> None:
+    """`dense` takes another way then, also for views of one projection."""
+    import torch
+
+    backend, grid = load_or_skip("torch"), Grid((13, 18), 9)
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        q, k, v = torch.randn(1, *grid.spatial, 3, 1, 1, generator=generator).unbind(-3)
+        routes = compose.bra_routes(backend, q, k, grid, grid, 9)
+        routed = Routed(routes.index, grid, grid, 1.0)
+        spoilt = k.clone()
+        spoilt[0, 0, 0] = torch.nan
+        dense = backend.formulations["dense"]
+        out, other = dense(q, k, v, routed), dense(q, spoilt, v, routed)
+        unseen = ~other.isnan()
+        assert unseen.any()
+        assert torch.equal(out[unseen], other[unseen])

@@ -58,7 +58,7 @@ def ended(args: Sequence[str], stdout: Path, limit: Callable[[], None]) -> Ended
     os.close(writer)
     with open(reader, "rb", buffering=0) as errors:
         said, over = b"", time.monotonic() + PATIENCE
-        while select.select([errors], [], [], max(0.0, over - time.monotonic()))[0]:
+        while (left := over - time.monotonic()) > 0 and select.select([errors], [], [], left)[0]:
             new = errors.read(4096)
             if not new:
                 break

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
+from tyro.conf import Positional
 
 from bilevel.cli import main
 from bilevel.cli.commands import COMMANDS, parse
@@ -98,17 +99,64 @@ def test_options_may_come_before_the_command(seed: int) -> None:
     assert vars(command.config) == {**vars(DIGITS), **options}
 
 
-@pytest.mark.parametrize(
-    "args",
-    [
-        ["run", "a.png", "b.png", "--device", "cpu"],
-        ["run", "--device", "cpu", "a.png", "b.png"],
-        ["--device=cpu", "run", "a.png", "b.png"],
-    ],
-)
-def test_options_among_images(args: list[str]) -> None:
-    expected = parse(["predict", "--device", "cpu", "run", "a.png", "b.png"])
-    assert parse(["predict", *args]) == expected
+def arguments_of(command: Callable[..., Any]) -> tuple[list[str], list[list[str]]]:
+    """Words for what a command takes without a name, and each of its options with a value."""
+    values: list[str] = []
+    options: list[list[str]] = []
+    hints = get_type_hints(command, include_extras=True)
+    for field in fields(command):  # type: ignore[arg-type] # all commands are dataclasses
+        hint = hints[field.name]
+        of, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        option = f"--{field.name.replace('_', '-')}"
+        choices = [x for part in (of, *get_args(of)) for x in get_args(part) if type(x) is str]
+        if is_dataclass(of):
+            inner = arguments_of(of)  # type: ignore[arg-type]
+            values += inner[0]
+            options += inner[1]
+        elif Positional[int].__metadata__[0] in marks:  # type: ignore[attr-defined]
+            values += ["a.png", "b.png", "c.png"] if get_origin(of) is tuple else [field.name]
+        elif of is bool:
+            options.append([option])
+        elif not marks:
+            others = ["0"] if float in get_args(of) else ["word"]
+            options.append([option, *(choices or others)[:1]])
+            if isinstance(field.default, int | float):
+                options[-1][1] = str(field.default)
+    return values, options
+
+
+def interleaved(values: list[str], options: list[list[str]], rng: random.Random) -> list[str]:
+    """Options in any order, at any places among values that stay in theirs."""
+    rng.shuffle(options)
+    places = sorted(rng.randint(0, len(values)) for _ in options)
+    parts = [[value] for value in values]
+    for place, option in reversed(list(zip(places, options, strict=True))):
+        written = option if len(option) == 1 or rng.random() < 0.5 else ["=".join(option)]
+        parts.insert(place, written)
+    return list(chain(*parts))
+
+
+WITH_VALUES = [name for name, command in COMMANDS.items() if arguments_of(command)[0]]
+
+
+@pytest.mark.parametrize("name", WITH_VALUES)
+def test_options_stand_anywhere_among_values(name: str) -> None:
+    values, options = arguments_of(COMMANDS[name])
+    rng = random.Random(name)
+    for _ in range(12):
+        some = rng.sample(options, rng.randint(0, min(3, len(options))))
+        expected = parse([name, *chain(*some), *values])
+        assert parse([name, *interleaved(values, some, rng)]) == expected
+
+
+def test_what_follows_two_dashes_is_no_option() -> None:
+    args = ["predict", "run", "a.png", "--device", "cpu", "b.png", "--", "-c.png", "--device"]
+    images = ["a.png", "b.png", "-c.png", "--device"]
+    assert vars(parse(args)) == {
+        "run": Path("run"),
+        "images": tuple(map(Path, images)),
+        "device": "cpu",
+    }
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ one line, and what it has written is whole."""
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import random
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from multiprocessing.connection import Listener
 from pathlib import Path
 
 import pytest
@@ -203,3 +205,19 @@ def test_shared_memory_that_ends_while_a_run_trains(
     run = tmp_path / "run"
     limit = partial(shared_memory_of, kilobytes)
     assert_ended_well(*ended(training(stripes, run, 1), Path(os.devnull), limit), run)
+
+
+def refuse_connections() -> None:
+    """Over which processes ask for the memory of what they were sent."""
+
+    def refused(_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    Listener.accept = refused  # type: ignore[method-assign, assignment]
+
+
+@pytest.mark.usefixtures("begun")
+def test_a_process_that_cannot_hand_over_what_it_read_ends(stripes: Path, tmp_path: Path) -> None:
+    """A thread of its own does that: nobody would hear of its error, and wait forever."""
+    done = ended(training(stripes, tmp_path / "run", 1), Path(os.devnull), refuse_connections)
+    assert_one_line(*done)

@@ -102,6 +102,23 @@ def test_memory_and_exps_by_hand() -> None:
     assert bilevel.cost((4,), 2, 1, 1, 1, "float64")["dense"].peak_bytes == 2 * 4 * (16 + 8 + 8)
 
 
+def test_bytes_moved_by_hand() -> None:
+    """The same: what is read and what is written, of four bytes each."""
+    one, two = (bilevel.cost((4,), 2, 1, heads, 1) for heads in (1, 2))
+    # Maps of q, k and v, routed keys and values, outputs, each read and written: 12 + 8 + 4. Then
+    # queries and routed rows are read once more.
+    moved = 2 * (12 + 8 + 4) + 8 + 8
+    assert one["flash"].bytes_moved == 4 * moved
+    assert two["flash"].bytes_moved == 4 * 2 * moved
+    # Scores go to memory and back, before and after the softmax.
+    assert one["matmul"].bytes_moved == 4 * (moved + 4 * 8)
+    # Each of two heads is copied apart: its 4 queries, keys and values, read and written.
+    assert two["matmul"].bytes_moved == 4 * (2 * (moved + 4 * 8) + 2 * 2 * 12)
+    # q, k, v and the output, read or written, and a mask that all heads share.
+    assert one["dense"].bytes_moved == 4 * (2 * 16 + 2 * 16)
+    assert two["dense"].bytes_moved == 4 * (2 * 32 + 2 * 16)
+
+
 @pytest.mark.parametrize(
     ("shape", "chosen"),
     [
@@ -125,7 +142,7 @@ def test_costs_of_nothing(more: dict[str, Any]) -> None:
         bilevel.cost((14, 14), **more)
 
 
-@pytest.mark.parametrize("spatial", [(56, 56), (14, 14), (30, 20), (97,), (6, 8, 10)])
+@pytest.mark.parametrize("spatial", [(56, 56), (14, 14), (30, 20), (97,), (31, 37), (6, 8, 10)])
 @pytest.mark.parametrize("topk", [1, 4, 6])
 def test_plan_is_the_best_there_is(spatial: tuple[int, ...], topk: int) -> None:
     plan = bilevel.plan(spatial, topk)

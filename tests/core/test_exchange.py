@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import bilevel
-from bilevel import Backend, BackendRefused, Grid, registry
+from bilevel import Backend, BackendRefused, Grid, exchange, registry
 
 
 class Shapes(NamedTuple):
@@ -303,3 +303,21 @@ def test_the_pullback_takes_gradients_in_the_library_of_the_caller(torch: Module
     out, pullback = bilevel.bra_vjp(x, x, x, regions=2, topk=2, backend="numpy")
     with pytest.raises(bilevel.ArrayError, match="to have the library of the output, torch"):
         pullback(out.numpy())
+
+
+def test_an_adapted_backend_is_the_foreign_one_but_reads_our_arrays(torch: ModuleType) -> None:
+    foreign, home = registry.load("numpy"), registry.load("torch")
+    adapted = exchange.adapted(foreign, home)
+    said = (adapted.name, adapted.library, adapted.refuses)
+    assert said == (foreign.name, foreign.library, foreign.refuses)
+    assert adapted.extent is home.extent
+
+
+@pytest.mark.parametrize("lacks", ["numpy", "torch"])
+def test_the_backend_that_exchanges_no_arrays_is_named(torch: ModuleType, lacks: str) -> None:
+    foreign, home = registry.load("numpy"), registry.load("torch")
+    silent = replace(registry.load(lacks), exchange=None)
+    both = (silent, home) if lacks == "numpy" else (foreign, silent)
+    message = f"'{lacks}' exchanges no arrays .*; convert the torch arrays to numpy first"
+    with pytest.raises(BackendRefused, match=message):
+        exchange.adapted(*both)

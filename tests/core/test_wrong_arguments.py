@@ -98,6 +98,15 @@ def test_masked_arrays(torch: ModuleType) -> None:
     assert bra(masked.filled(0)).shape == masked.shape
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of MaskedTensors:UserWarning")
+def test_masked_tensors(torch: ModuleType) -> None:
+    plain = torch.ones(1, 4, 4, 2, 3)
+    masked = torch.masked.masked_tensor(plain, plain > 0)
+    with pytest.raises(ArrayError, match=r"got torch\.masked\..*; its mask would be ignored: fill"):
+        bra(plain, plain, masked)
+    assert bra(plain, plain, masked.to_tensor(0.0)).shape == plain.shape
+
+
 @pytest.mark.parametrize("name", ["k", "v"])
 def test_dtypes_differ(name: str) -> None:
     message = f"expected {name} to have the dtype of q, float32, got float64; convert"

@@ -150,3 +150,17 @@ def test_numbers_are_columns_unless_there_are_more_of_them_than_rows(
         "| to best | 0.900 |",
         "| to gather | 2.00 |",
     ]
+
+
+def test_counts_are_a_line_for_each_pass(pages: Any, tmp_path: Path) -> None:
+    one = {"issue_us": 40.123, "exp_us": 9.5, "memory_us": 43.5, "limit": "memory"}
+    passes = ("routing", "forward", "backward")
+    row = {f"{name}_{what}": value for name in passes for what, value in one.items()}
+    row |= {"forward_floor_us": 42.8, "forward_share_of_floor": 0.984}
+    path = tmp_path / "sm_90-counts.json"
+    path.write_text(json.dumps({"rows": {"224 s1": row}}))
+    lines = pages.counts(path).splitlines()
+    assert len(lines) == 5
+    assert lines[2] == "| 224 s1 | routing | 40.1 | 9.50 | 43.5 | memory |  |  |"
+    assert lines[3] == "| 224 s1 | forward | 40.1 | 9.50 | 43.5 | memory | 42.8 | 0.984 |"
+    assert pages.gpu_benchmarks(tmp_path) == pages.NOTHING

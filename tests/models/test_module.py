@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules import module as of_all_modules
 from torch.testing import assert_close
 
 from bilevel import ArgumentError, ShapeError, WeightsError, models
@@ -141,18 +143,26 @@ def test_activation_checkpointing_changes_memory_not_numbers() -> None:
     assert saved[1] < saved[0] / 2
 
 
-def test_stages_in_parts_have_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without gradients on a CPU a stage takes some images at a time, unless a hook looks on."""
-    model, x = build(MICRO), images(5, 3, 64, 64)
-    seen: list[int] = []
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images each call of a stage's blocks was given."""
+    counts: list[int] = []
     whole_stage = biformer.stage
 
     def stage(blocks: Any, x: Tensor) -> Tensor:
-        seen.append(len(x))
+        counts.append(len(x))
         out: Tensor = whole_stage(blocks, x)
         return out
 
     monkeypatch.setattr(biformer, "stage", stage)
+    return counts
+
+
+def test_stages_in_parts_have_the_same_numbers(
+    seen: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without gradients on a CPU a stage takes some images at a time."""
+    model, x = build(MICRO), images(5, 3, 64, 64)
     want = model(x)  # with gradients, whose graph keeps the memory anyway
     assert seen == [5] * 4
     image = 8 * MICRO.embed_dims[0] * (64 // 4) ** 2  # bytes in the first stage; half in the next
@@ -161,24 +171,6 @@ def test_stages_in_parts_have_the_same_numbers(monkeypatch: pytest.MonkeyPatch) 
         seen.clear()
         assert_close(model(x), want)
         assert seen == [3, 2, 5, 5, 5]
-        hook = model.stages[0][0].norm1.register_forward_hook(
-            lambda _, args, __: seen.append(len(args[0]))
-        )
-        seen.clear()
-        assert_close(model(x), want)
-        assert seen == [5] * 5
-        hook.remove()
-        hook = torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
-        seen.clear()
-        assert_close(model(x), want)
-        assert seen == [5] * 4
-        hook.remove()
-        for inner in (model.stages[0][0], model.stages[0][0].mlp.fc1):
-            with pytest.MonkeyPatch.context() as patched:  # as tools do that watch or quantize
-                patched.setitem(vars(inner), "forward", inner.forward)
-                seen.clear()
-                assert_close(model(x), want)
-                assert seen == [5] * 4
         hook = model.stages[0].register_forward_hook(lambda *_: None)  # sees all in any case
         seen.clear()
         assert_close(model(x), want)
@@ -188,6 +180,38 @@ def test_stages_in_parts_have_the_same_numbers(monkeypatch: pytest.MonkeyPatch) 
         seen.clear()
         assert_close(model(x), want)
         assert seen == [1] * 20
+
+
+def _forward_of(module: nn.Module) -> None:
+    """Replaces it, as tools do that watch or quantize."""
+    vars(module)["forward"] = module.forward
+
+
+LOOK_ON: dict[str, Callable[[nn.Module], Any]] = {
+    "a hook": lambda block: block.register_forward_hook(lambda *_: None),
+    "a hook before": lambda block: block.register_forward_pre_hook(lambda *_: None),
+    "a hook of all": lambda _: of_all_modules.register_module_forward_hook(lambda *_: None),
+    "one of all before": lambda _: of_all_modules.register_module_forward_pre_hook(lambda *_: None),
+    "a replaced forward": _forward_of,
+}
+
+
+@pytest.mark.parametrize("name", ["stages.0.0", "stages.0.0.norm1", "stages.0.0.mlp.fc1"])
+@pytest.mark.parametrize("how", LOOK_ON)
+def test_what_looks_on_in_a_stage_sees_all_images(
+    how: str, name: str, seen: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = build(MICRO), images(3, 3, 32, 32)
+    monkeypatch.setattr(modules, "PART", 1)
+    hook = LOOK_ON[how](model.get_submodule(name))
+    with torch.no_grad():
+        model(x)
+        assert seen[0] == 3
+        if hook is not None:
+            hook.remove()
+            seen.clear()
+            model(x)
+            assert seen == [1] * 12
 
 
 @pytest.mark.filterwarnings("ignore")  # that traces are deprecated, and that they keep numbers

@@ -42,3 +42,20 @@ def test_weights_of_another_model_are_refused_and_change_nothing(copied: Path) -
     with pytest.raises(WeightsError, match="expected the 2 parameters of the model of"):
         checkpoint.load_model(other, tensors, trained.checkpoint)
     assert torch.equal(other.weight, before)
+
+
+def test_weights_of_any_strides_are_saved_and_come_back(copied: Path, tmp_path: Path) -> None:
+    """As channels_last has them, or what a tool transposed."""
+    trained, model = run.load(copied)
+    expected = {name: x.clone() for name, x in model.state_dict().items()}
+    model.to(memory_format=torch.channels_last)
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            parameter.data = parameter.data.t().contiguous().t()
+    state = initial_state(model, trained.config, 4)
+    checkpoint.save(tmp_path / "strided.safetensors", state, 1, {})
+    _, again = run.load(copied)
+    tensors, _ = checkpoint.read(tmp_path / "strided.safetensors", "cpu")
+    checkpoint.load_model(again, tensors, tmp_path)
+    for name, x in again.state_dict().items():
+        assert torch.equal(x, expected[name])

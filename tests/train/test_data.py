@@ -124,6 +124,33 @@ def test_images_of_all_kinds_are_read_alike(tmp_path: Path) -> None:
         view(tmp_path / "float.tiff")
 
 
+TRANSPARENT: dict[str, tuple[str, Any]] = {
+    "a colour of the palette.png": ("P", 0),
+    "an opacity for each colour of the palette.png": ("P", bytes(range(256))),
+    "a colour of the palette.gif": ("P", 0),
+    "a grey.png": ("L", 0),
+    "a grey.gif": ("L", 0),
+    "a colour.png": ("RGB", (0, 0, 0)),
+    "black.png": ("1", 0),
+}
+
+
+@pytest.mark.parametrize("name", TRANSPARENT)
+def test_what_is_transparent_has_the_colour_below(name: str, tmp_path: Path) -> None:
+    """And nothing warns."""
+    mode, transparency = TRANSPARENT[name]
+    grey = (np.arange(64 * 64).reshape(64, 64) % 256).astype(np.uint8)
+    image = Image.fromarray(grey).convert(mode)
+    path, plain = tmp_path / name, tmp_path / f"plain {name}"
+    image.save(path, transparency=transparency)
+    image.save(plain)
+    with Image.open(path) as saved:
+        assert "transparency" in saved.info
+    for data_name in ("digits", "images"):
+        view = data.reader(replace(CONFIG, data=data_name))
+        assert torch.equal(view(path), view(plain))
+
+
 def test_a_class_called_train_is_a_class(stripes: Path, tmp_path: Path) -> None:
     shutil.copytree(stripes / "across", tmp_path / "train")
     shutil.copytree(stripes / "down", tmp_path / "bus")

@@ -13,6 +13,7 @@ from rich.console import Console
 from bilevel import InputError
 from bilevel.train import checkpoint, loop, table
 from bilevel.train.config import TrainConfig
+from bilevel.train.progress import Display
 from bilevel.train.run import reopen
 from bilevel.train.schedule import schedule
 from bilevel.train.step import State
@@ -124,3 +125,13 @@ def test_the_table_has_the_learning_rate_that_each_epoch_began_with(trained: Any
     rate = schedule(reopen(trained.folder).config, steps_per_epoch=4)
     rows = table.read(trained.folder / "metrics.csv", 3)
     assert [row["lr"] for row in rows] == [rate(0), rate(4), rate(8)]
+
+
+def test_the_bar_moves_after_some_steps_and_at_the_end_of_an_epoch(
+    config: TrainConfig, quiet: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(Display, "update", lambda self, step, *_: seen.append(step))
+    monkeypatch.setattr(loop, "SHOWN", 3)
+    loop.train(replace(config, epochs=2, out=tmp_path / "run"), quiet)
+    assert seen == [3, 4, 6, 8]  # of four steps each

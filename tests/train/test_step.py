@@ -51,6 +51,15 @@ def test_the_schedule_sets_the_learning_rate_of_each_step(batch: Batch) -> None:
         assert {g["lr"] for g in state.optimizer.param_groups} == {state.schedule(i)}
 
 
+def test_a_step_measures_the_mean_over_its_images(batch: Batch) -> None:
+    state = start()
+    with torch.no_grad():
+        _, expected = TASK.loss(state.model.train()(batch.images), batch.labels)
+    _, sums = step.step(start(), batch)
+    assert sums.images == len(batch.images)
+    assert sums.means() == Sums(len(batch.images), expected).means()
+
+
 def test_norms_and_biases_do_not_decay() -> None:
     state = start()
     decay = {g["weight_decay"]: g["params"] for g in state.optimizer.param_groups}

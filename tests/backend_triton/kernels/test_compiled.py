@@ -14,7 +14,7 @@ if "BILEVEL_COMPILE_KERNELS" not in os.environ:
 
 import torch
 
-from tests.backend_triton.kernels.aot import SHARED_MEMORY, Compiled, compiled
+from bilevel.bench.counts.ahead import SHARED_MEMORY, Compiled, compiled
 from tests.frameworks import load_or_skip
 
 load_or_skip("triton")
@@ -77,7 +77,7 @@ def matrix_instructions(capability: int, kernel: Compiled) -> int:
 def assert_fit(kernels: list[Compiled], capability: int) -> None:
     """In the registers and in the shared memory that a program may have."""
     for kernel in kernels:
-        assert kernel.stack <= ASIDE, f"spills: {kernel._replace(ptx='')}"
+        assert kernel.stack <= ASIDE, f"spills: {kernel._replace(ptx='', sass='')}"
         assert kernel.shared <= SHARED_MEMORY[capability]
 
 

@@ -1,0 +1,1 @@
+"""What the kernels would do on a GPU, counted in their machine code; no GPU is needed."""
