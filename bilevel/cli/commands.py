@@ -23,6 +23,7 @@ from bilevel.cli.predict import Predict
 from bilevel.cli.push import Push
 from bilevel.cli.resume import Resume
 from bilevel.cli.train import Train, with_defaults
+from bilevel.cli.visualize import Visualize
 from bilevel.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "resume": Resume,
     "eval": Evaluate,
     "predict": Predict,
+    "visualize": Visualize,
     "export": Export,
     "convert": Convert,
     "push": Push,

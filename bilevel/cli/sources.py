@@ -1,5 +1,5 @@
-"""What commands on finished models take: a run, a repository, or a checkpoint; and what is known of
-the model in it."""
+"""What commands on finished models take: a run, a repository, a checkpoint, or the model that comes
+with bilevel; and what is known of it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from bilevel.train.run import Run
 
 HUB = "hf-hub:"
+SAMPLE = "digits"
+"""The small model that comes with bilevel; `./digits` is a folder."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,16 @@ class Source:
 
 
 def read(source: str) -> Source:
-    """The model in the folder of a run, in a repository (a folder, or ``hf-hub:OWNER/NAME``), or in
-    a checkpoint file with official names or ours.
+    """The model in the folder of a run, in a repository (a folder, or ``hf-hub:OWNER/NAME``), in a
+    checkpoint file with official names or ours, or for ``digits`` the one that comes with bilevel.
 
     Raises InputError if it is none of them, WeightsError if the parameters are of another model.
     """
+    if source == SAMPLE:
+        from bilevel.visual import sample
+
+        found = sample.load()
+        return Source(found.model, found.labels, preprocessing=found.preprocessing)
     if source.startswith(HUB):
         return _repository(source)
     path = Path(source)
@@ -98,7 +105,11 @@ def _repository(name: str) -> Source:
     if not isinstance(model, BiFormer):
         raise InputError(f"expected a BiFormer at {name}, got a {type(model).__name__}")
     known: Any = model.pretrained_cfg
-    return Source(model, known.get("label_names") or ())
+    what = {name: known[name] for name in _PREPROCESSING if known.get(name)}
+    return Source(model, known.get("label_names") or (), preprocessing=what)
+
+
+_PREPROCESSING = ("input_size", "interpolation", "mean", "std")
 
 
 def _checkpoint(path: Path) -> Source:

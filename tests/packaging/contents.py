@@ -7,7 +7,10 @@ from pathlib import Path
 from zipfile import ZipFile
 
 OF_BACKENDS = ("cpu", "cupy", "numpy", "torch", "triton")
-PAGE = {f"bilevel/visual/page/page.{kind}" for kind in ("html", "css", "js")}
+OF_PICTURES = {
+    *(f"bilevel/visual/page/page.{kind}" for kind in ("html", "css", "js")),
+    *(f"bilevel/visual/sample/digits.{kind}" for kind in ("json", "safetensors")),
+}
 PACKAGES = {"bilevel", *(f"bilevel_{name}" for name in OF_BACKENDS)}
 
 
@@ -19,7 +22,7 @@ def names(wheel: Path) -> set[str]:
     top = {file.partition("/")[0] for file in files}
     assert top == PACKAGES | {info}, f"expected the top-level names {PACKAGES | {info}}, got {top}"
     needed = {f"{package}/py.typed" for package in PACKAGES}
-    needed |= PAGE | {f"{info}/{file}" for file in ("licenses/LICENSE", "entry_points.txt")}
+    needed |= OF_PICTURES | {f"{info}/{file}" for file in ("licenses/LICENSE", "entry_points.txt")}
     assert needed <= files, f"{wheel.name} lacks {needed - files}"
     return files
 
