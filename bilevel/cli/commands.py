@@ -17,6 +17,7 @@ from bilevel.cli.bench import Bench
 from bilevel.cli.convert import Convert
 from bilevel.cli.evaluate import Evaluate
 from bilevel.cli.export import Export
+from bilevel.cli.label_maps import LabelMaps
 from bilevel.cli.mistakes import one_line, suggestion
 from bilevel.cli.order import command_first, values_together
 from bilevel.cli.predict import Predict
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "eval": Evaluate,
     "predict": Predict,
     "visualize": Visualize,
+    "label-maps": LabelMaps,
     "export": Export,
     "convert": Convert,
     "push": Push,

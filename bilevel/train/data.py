@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,6 +80,48 @@ class Data(NamedTuple):
     def summary(self) -> Summary:
         """The classes, and how much there is."""
         return Summary(list(self.classes), self.in_chans, length(self.train), length(self.test))
+
+
+class Originals(NamedTuple):
+    """The training images of some data as they are, in their order: uint8 ``(C, H, W)`` of any
+    size. What cannot be read raises InputError."""
+
+    classes: Sequence[str]
+    names: Sequence[str]
+    """Of each image, by which it is known again: its path below the folder of all."""
+    images: Dataset[Tensor]
+
+
+def originals(config: TrainConfig) -> Originals:
+    """The training images of a config, without what is done to them in training.
+
+    Raises InputError as :func:`find` does.
+    """
+    data = find(config)
+    assert isinstance(data.train, _Viewed)
+    found = data.train.images
+    if config.data == DIGITS.data:
+        return Originals(data.classes, [str(i) for i in range(len(found))], _Originals(found))
+    root = os.path.commonpath(found)
+    return Originals(
+        data.classes, [os.path.relpath(path, root) for path in found], _Originals(found)
+    )
+
+
+class _Originals(Dataset[Tensor]):
+    """Image files, or grey images as arrays."""
+
+    def __init__(self, images: Any) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        from bilevel.train import views
+
+        image = self._images[index]
+        return views.read_rgb(image) if isinstance(image, str) else torch.from_numpy(image)[None]
 
 
 def find(config: TrainConfig) -> Data:

@@ -152,5 +152,7 @@ def test_help_is_printed_without_importing_torch() -> None:
 def test_every_command_has_a_file_and_a_line_in_the_table() -> None:
     [folder] = bilevel.cli.__path__
     said = [path.read_text().partition("\n")[0] for path in Path(folder).glob("*.py")]
-    named = [match[1] for line in said if (match := re.fullmatch(r'"""``bilevel (\w+)``"""', line))]
+    named = [
+        match[1] for line in said if (match := re.fullmatch(r'"""``bilevel ([\w-]+)``"""', line))
+    ]
     assert sorted(named) == sorted(COMMANDS)
