@@ -14,6 +14,7 @@ from tyro.extras import subcommand_cli_from_dict
 
 from bilevel.cli.backends import Backends
 from bilevel.cli.bench import Bench
+from bilevel.cli.compare import Compare
 from bilevel.cli.convert import Convert
 from bilevel.cli.evaluate import Evaluate
 from bilevel.cli.export import Export
@@ -44,6 +45,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "push": Push,
     "backends": Backends,
     "bench": Bench,
+    "compare": Compare,
 }
 """All commands by name. A new one is a file beside this one, and a line here."""
 

@@ -31,10 +31,10 @@ class RandomRouting(BiLevelRoutingAttention):
     ) -> None:
         super().__init__(dim, heads, regions, topk, scale=dim**-0.5)
         number = regions**2
-        order = torch.rand(
-            number, number, generator=torch.Generator().manual_seed(seed), device="cpu"
-        )
-        self.register_buffer("routes", order.topk(min(topk, number)).indices)
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.rand(number, number, generator=generator, device="cpu")
+        routes = order.topk(min(topk, number)).indices
+        self.register_buffer("routes", routes.to(self.qkv.weight.device))
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         q, k, v = split_heads(self.qkv(x), self.num_heads)

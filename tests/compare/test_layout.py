@@ -68,19 +68,21 @@ def test_sliding_windows_stay_in_the_map(row: int, first: int) -> None:
     assert torch.equal(found, inside)
 
 
-def test_sliding_attention_is_attention_to_the_window() -> None:
+@pytest.mark.parametrize(("height", "width"), [(5, 4), (6, 3), (9, 7), (2, 6)])
+def test_sliding_attention_is_attention_to_the_window(height: int, width: int) -> None:
     torch.manual_seed(0)
     layer = SlidingAttention(8, 2, kernel=3).double()
     nn.init.normal_(layer.rpb)
-    x = torch.randn(1, 5, 4, 8, dtype=torch.float64)
+    x = torch.randn(1, height, width, 8, dtype=torch.float64)
     q, k, v = (y.unflatten(-1, (2, 4)) for y in layer.qkv(x).chunk(3, -1))
     expected = torch.empty_like(x)
-    for row in range(5):
-        for column in range(4):
-            top, left = min(max(row - 1, 0), 2), min(max(column - 1, 0), 1)
+    for row in range(height):
+        for column in range(width):
+            top = min(max(row - 1, 0), max(height - 3, 0))
+            left = min(max(column - 1, 0), width - 3)
             rows, columns = slice(top, top + 3), slice(left, left + 3)
             scores = (q[0, row, column] * k[0, rows, columns]).sum(-1) / 2  # (3, 3, M)
-            for dy in range(3):
+            for dy in range(min(3, height)):
                 for dx in range(3):
                     offset = top + dy - row + 2, left + dx - column + 2
                     scores[dy, dx] += layer.rpb[:, offset[0], offset[1]]

@@ -1,0 +1,1 @@
+"""Compare attentions in one layout, and whole models: counts, speed, accuracy."""

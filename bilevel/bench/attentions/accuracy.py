@@ -1,0 +1,98 @@
+"""Accuracy of a mixer after one training budget, on real images, by the trainer's own steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from bilevel.bench.attentions import fashion
+from bilevel.compare import MICRO, build
+from bilevel.train.config import TrainConfig
+from bilevel.train.data import Batch
+from bilevel.train.step import evaluate, initial_state, step
+
+BUDGET = TrainConfig(
+    data="fashion-mnist",
+    model="biformer_micro",  # which is not what is trained: the layout is
+    image_size=112,
+    epochs=3,
+    batch_size=128,
+    lr=2e-3,
+    warmup_epochs=0.3,
+    label_smoothing=0.1,
+    drop_path=MICRO.drop_path,
+    workers=0,
+)
+"""The same for every mixer: images of 28 x 28 pixels, enlarged to 112 x 112, so that the maps have
+28, 14 and 7 tokens on an axis, as those of the last three stages at 224 x 224 have."""
+
+SETTINGS = (
+    *("image_size", "epochs", "batch_size", "lr", "weight_decay", "warmup_epochs"),
+    *("label_smoothing", "drop_path"),
+)
+"""The fields of a budget that results depend on."""
+
+MOST_SHIFTED = 2
+"""Pixels by which an image is moved in training, at most."""
+
+
+def settings(budget: TrainConfig) -> dict[str, Any]:
+    """What is saved with results, to know their budget by."""
+    return {name: getattr(budget, name) for name in SETTINGS} | {
+        "depths": list(MICRO.depths),
+        "embed_dims": list(MICRO.embed_dims),
+    }
+
+
+def accuracy(mixer: str, seed: int, budget: TrainConfig, folder: Path) -> float:
+    """The share of the test images that a mixer in the small layout names rightly, after training
+    with a budget from a seed.
+
+    Raises InputError if Fashion-MNIST is not in the folder.
+    """
+    train, test = (fashion.read(folder, name) for name in ("train", "test"))
+    torch.manual_seed(seed)
+    model = build(mixer, MICRO, budget.image_size, fashion.CLASSES, in_chans=1)
+    config = replace(budget, seed=seed)
+    steps = len(train.labels) // budget.batch_size
+    state = initial_state(model, config, steps)
+    for _ in range(budget.epochs):
+        for batch in _shuffled(train, config):
+            state, _sums = step(state, batch)
+    found = evaluate(state.task, state.model, _in_order(test, config))
+    return found["accuracy"]
+
+
+def _shuffled(split: fashion.Split, config: TrainConfig) -> Iterator[Batch]:
+    """Batches in random order, mirrored and moved at random, without a rest that fills none."""
+    order = torch.randperm(len(split.labels))
+    for index in torch.split(order, config.batch_size):
+        if len(index) == config.batch_size:
+            images = _moved(split.images[index])
+            mirrored = torch.rand(len(index)) < 0.5
+            images[mirrored] = images[mirrored].flip(-1)
+            yield Batch(_enlarged(images, config.image_size), split.labels[index])
+
+
+def _in_order(split: fashion.Split, config: TrainConfig) -> Iterator[Batch]:
+    for images, labels in zip(*(torch.split(x, config.batch_size) for x in split), strict=True):
+        yield Batch(_enlarged(images, config.image_size), labels)
+
+
+def _moved(images: Tensor) -> Tensor:
+    """All images of a batch moved by the same few pixels."""
+    size, pad = images.shape[-1], MOST_SHIFTED
+    top, left = torch.randint(2 * pad + 1, (2,)).tolist()
+    return F.pad(images, (pad,) * 4)[..., top : top + size, left : left + size]
+
+
+def _enlarged(images: Tensor, size: int) -> Tensor:
+    """Pixels as inputs of a model, from -1 to 1."""
+    inputs = F.interpolate(images.float(), size=(size, size), mode="bilinear")
+    return inputs / 127.5 - 1

@@ -1,0 +1,38 @@
+"""``bilevel compare``"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from bilevel.arguments import count
+from bilevel.cli.console import CONSOLE
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare BRA with other attentions in the layout of Swin-T, and with whole models; save a
+    table as JSON. What the file has is not measured again, so a run that was ended goes on."""
+
+    only: tuple[str, ...] = ()
+    """Rows to measure, such as `bra window BiFormer-T`; by default all."""
+    parts: tuple[Literal["counts", "speed", "accuracy"], ...] = ("counts", "speed", "accuracy")
+    """What to measure: parameters and operations; images per second and memory on the CPU; accuracy
+    of the mixers after training a small layout on Fashion-MNIST."""
+    seeds: int = 3
+    """Trainings of each mixer, from as many seeds."""
+    epochs: int = 3
+    """Passes over the training images in each."""
+    data: Path = Path("/usr/share/datasets/fashion-mnist")
+    """The folder of Fashion-MNIST; by default that of Debian's package dataset-fashion-mnist."""
+    out: Path = Path("benchmarks")
+    """The folder for the file, `compare.json`."""
+
+    def __call__(self) -> None:
+        from bilevel.bench.attentions.accuracy import BUDGET
+        from bilevel.bench.attentions.run import Plan, run
+
+        budget = replace(BUDGET, epochs=self.epochs)
+        plan = Plan(self.only, self.parts, count("seeds", self.seeds), self.data, budget)
+        run(plan, self.out / "compare.json", CONSOLE)
