@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tyro.extras import subcommand_cli_from_dict
 
@@ -61,24 +61,29 @@ def parse(args: Sequence[str]) -> Command:
     if args[0] in COMMANDS:
         args = [args[0], *values_together(args[1:], COMMANDS[args[0]])]
     wants_help = any(arg in HELP for arg in args)
+    bare = [arg for arg in args if arg not in HELP]
     try:
-        command = _parsed([arg for arg in args if arg not in HELP], COMMANDS)
+        command = _parsed(bare, COMMANDS)
     except InputError:
         if not wants_help:
             raise
         return _parsed(args, COMMANDS)
     if isinstance(command, Train):
-        return _by_recipe(args, command.config)
+        return _by_recipe(args, bare, command.config)
     return _parsed(args, COMMANDS) if wants_help else command
 
 
-def _by_recipe(args: list[str], said: TrainConfig) -> Command:
-    """A training run whose defaults are those of a recipe. Which, is asked once all is parsed, so
-    the order of options makes no difference."""
+def _by_recipe(args: list[str], bare: list[str], said: TrainConfig) -> Command:
+    """A training run whose defaults are those of a recipe. Which, is asked once all is parsed, and
+    then once more what depends on the model and the batch: the order of options makes no
+    difference."""
     from bilevel.train import recipes
 
     of_recipe = recipes.config(said.recipe or recipes.recipe_of(said.data), said.data)
-    return _parsed(args, {**COMMANDS, "train": with_defaults(of_recipe)})
+    command: Any = _parsed(bare, {**COMMANDS, "train": with_defaults(of_recipe)})
+    scaled = recipes.resolved(command.config)
+    command = _parsed(args, {**COMMANDS, "train": with_defaults(scaled)})
+    return Train(command.config)
 
 
 def _parsed(args: list[str], commands: Mapping[str, Callable[..., Command]]) -> Command:

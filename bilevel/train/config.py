@@ -20,7 +20,9 @@ else:  # from this the command line has its choices
     ModelName = Literal[tuple(MODELS)]
 
 TaskName: TypeAlias = Literal["classify"]
-RecipeName: TypeAlias = Literal["basic", "digits"]
+RecipeName: TypeAlias = Literal["basic", "digits", "fashion-mnist", "imagenet", "token-labels"]
+Interpolation: TypeAlias = Literal["bicubic", "bilinear", "random"]
+Erased: TypeAlias = Literal["pixel", "rand", "const"]
 Precision: TypeAlias = Literal["bf16", "fp16"]
 
 
@@ -72,6 +74,25 @@ class TrainConfig:
     """Share that an average of the weights keeps at each step, such as 0.9999. It is tested beside
     the weights themselves; 0 is none."""
 
+    hflip: float = 0.5
+    """Probability that an image is mirrored."""
+    train_interpolation: Interpolation = "bicubic"
+    """Interpolation of the crops to train on; `random` is either of the others, drawn for each."""
+    aa: str | None = None
+    """RandAugment, AutoAugment or AugMix as timm writes it, such as `rand-m9-mstd0.5-inc1`."""
+    reprob: float = 0.0
+    """Probability that a random rectangle of an image is erased."""
+    remode: Erased = "pixel"
+    """What is put there: noise for each pixel, one random color, or the mean color."""
+    mixup: float = 0.0
+    """Parameter of the beta distribution by which two images are mixed; 0 is no mixup."""
+    cutmix: float = 0.0
+    """Parameter of the beta distribution for the rectangle that is put into another image; 0 is no
+    cutmix."""
+    mixup_prob: float = 1.0
+    """Probability of mixup or cutmix for a batch, if one of them is on."""
+    mixup_switch_prob: float = 0.5
+    """Probability of cutmix where both are on."""
     label_smoothing: float = 0.1
     """Probability that the target spreads over all classes."""
     drop_path: float | None = None
@@ -112,6 +133,11 @@ class TrainConfig:
         for name in ("channels_last", "compile", "checkpoint_blocks"):
             choice(name, getattr(self, name), (False, True))
 
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed, and labels with them."""
+        return bool(self.mixup or self.cutmix) and self.mixup_prob > 0
+
     def architecture(self, num_classes: int, in_chans: int) -> BiFormerConfig:
         """The model of the run, for classes and channels of its data."""
         model = MODELS[self.model]
@@ -122,6 +148,8 @@ class TrainConfig:
 _CHOICES: Mapping[str, tuple[Any, ...]] = {
     "model": tuple(MODELS),
     "recipe": (None, *get_args(RecipeName)),
+    "train_interpolation": get_args(Interpolation),
+    "remode": get_args(Erased),
     "amp": (None, *get_args(Precision)),
     "task": get_args(TaskName),
 }
@@ -140,6 +168,12 @@ _RANGES: Mapping[str, tuple[Callable[..., float], float, float]] = {
     "layer_decay": (number, 1e-3, 1),
     "clip_grad": (number, 1e-12, 1e12),
     "model_ema_decay": (number, 0, 1 - 1e-9),
+    "hflip": (number, 0, 1),
+    "reprob": (number, 0, 1),
+    "mixup": (number, 0, 1e3),
+    "cutmix": (number, 0, 1e3),
+    "mixup_prob": (number, 0, 1),
+    "mixup_switch_prob": (number, 0, 1),
     "label_smoothing": (number, 0, 0.99),
     "drop_path": (number, 0, 0.99),
     "aug_repeats": (count, 1, 100),

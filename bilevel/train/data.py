@@ -130,8 +130,8 @@ def find(config: TrainConfig) -> Data:
     Raises InputError if the path is no folder, or a folder without images in class folders.
     """
     if config.data == DIGITS.data:
-        return _digits(config.image_size)
-    return _folder(Path(config.data), config.image_size)
+        return _digits(config)
+    return _folder(config)
 
 
 def length(dataset: Dataset[Any]) -> int:
@@ -162,7 +162,7 @@ class _Viewed(Dataset[tuple[Tensor, int]]):
         return self.view(self.images[index]), int(self.labels[index])
 
 
-def _digits(size: int) -> Data:
+def _digits(config: TrainConfig) -> Data:
     """1797 handwritten digits of 8 x 8 pixels and 17 grey levels, a fifth held out."""
     from sklearn.datasets import load_digits  # sklearn takes a second
     from sklearn.model_selection import train_test_split
@@ -174,17 +174,18 @@ def _digits(size: int) -> Data:
     a, b, a_labels, b_labels = train_test_split(
         images, labels, test_size=HELD_OUT, stratify=labels, random_state=0
     )
-    train = _Viewed(a, a_labels, views.digit_train_view(size))
-    return Data(tuple("0123456789"), 1, train, _Viewed(b, b_labels, views.digit_view(size)))
+    train = _Viewed(a, a_labels, views.digit_train_view(config))
+    test = _Viewed(b, b_labels, views.digit_view(config.image_size))
+    return Data(tuple("0123456789"), 1, train, test)
 
 
-def _folder(path: Path, size: int) -> Data:
+def _folder(config: TrainConfig) -> Data:
     from bilevel.train import views
 
-    found = splits.find(path)
+    found = splits.find(Path(config.data))
+    pair = (found.train, views.train_view(config)), (found.test, views.test_view(config.image_size))
     train, test = (
-        _Viewed(*_labelled(split), views.of_files(views.read_rgb, view(size)))
-        for split, view in ((found.train, views.train_view), (found.test, views.test_view))
+        _Viewed(*_labelled(split), views.of_files(views.read_rgb, view)) for split, view in pair
     )
     return Data(list(found.train.images), 3, train, test, found.notes)
 

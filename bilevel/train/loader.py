@@ -10,9 +10,10 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from bilevel.errors import InputError
 from bilevel.train import draws, workers
+from bilevel.train.augment import erase
 from bilevel.train.config import TrainConfig
 from bilevel.train.data import Batch, Data, Normalisation, length
-from bilevel.train.plan import Plan, Sample, sample_seed, stand_in
+from bilevel.train.plan import Plan, Sample, erasing_seed, sample_seed, stand_in
 
 MOST_UNREADABLE = 0.01
 """The share of the images that may be unreadable; more of them stop a run."""
@@ -76,10 +77,17 @@ class Planned:
         """
         samples = (self.plan.samples(step) for step in range(begin, end))
         loader = _loader(self._dataset, self.config, batch_sampler=_Once(samples))
-        for read in workers.each(loader):
+        for step, read in enumerate(workers.each(loader), begin):
             self.unreadable.update(read.unreadable)
             self.unreadable.check(self.plan.images)
-            yield _on_device(read, self._normalise, self.config.device)
+            yield self._erased(_on_device(read, self._normalise, self.config.device), step)
+
+    def _erased(self, batch: Batch, step: int) -> Batch:
+        """The batch of a step, with what the config erases of each image."""
+        if self.config.reprob:
+            seeds = [erasing_seed(self.plan.seed, each) for each in self.plan.samples(step)]
+            erase(batch.images, seeds, self.config.reprob, self.config.remode)
+        return batch
 
     def global_batch(self, step: int) -> Batch:
         """What all ranks read for a step, on the CPU and as it was read."""

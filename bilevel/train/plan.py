@@ -130,6 +130,11 @@ def sample_seed(seed: int, epoch: int, position: int) -> int:
     return hashed(seed, "sample", epoch, position)
 
 
+def erasing_seed(seed: int, sample: Sample) -> int:
+    """From which it is drawn what is erased of an image, on the device that trains."""
+    return hashed(seed, "erase", sample.epoch, sample.position)
+
+
 def step_seed(seed: int, step: int) -> int:
     """From which a step draws what concerns the whole global batch, such as how it is mixed: the
     same on every rank."""

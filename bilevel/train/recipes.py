@@ -12,6 +12,22 @@ from typing import Any, get_args
 from bilevel.arguments import choice
 from bilevel.train.config import RecipeName, TrainConfig
 
+_IMAGENET: Mapping[str, Any] = {
+    "model": "biformer_small",
+    "epochs": 300,
+    "batch_size": 1024,
+    "min_lr": 1e-5,
+    "warmup_lr": 1e-6,
+    "model_ema_decay": 0.99996,
+    "aa": "rand-m9-mstd0.5-inc1",
+    "reprob": 0.25,
+    "aug_repeats": 3,
+    "mixup": 0.8,
+    "cutmix": 1.0,
+    "channels_last": True,
+    "workers": 8,
+}
+
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     # For images of your own, few or many: the defaults of TrainConfig.
     "basic": {},
@@ -21,10 +37,39 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "epochs": 15,
         "lr": 2e-3,
         "warmup_epochs": 2,
+        "hflip": 0.0,
         "workers": 0,
+    },
+    "fashion-mnist": {
+        "model": "biformer_micro",
+        "image_size": 56,
+        "epochs": 3,
+        "lr": 2e-3,
+        "warmup_epochs": 0.3,
+        "workers": 0,
+    },
+    # The options of BiFormer's published training on ImageNet.
+    "imagenet": _IMAGENET,
+    # BiFormer's own was never published. These are UniFormer's, from whose trainer it derives.
+    "token-labels": {
+        **_IMAGENET,
+        "epochs": 310,
+        "model_ema_decay": 0.99992,
+        "train_interpolation": "random",
+        "aug_repeats": 1,
+        "mixup": 0.0,
+        "cutmix": 0.0,
     },
 }
 """From the name of a recipe to its values; what a recipe does not say, TrainConfig does."""
+
+PER_IMAGE: Mapping[str, float] = {"imagenet": 5e-4 / 512, "token-labels": 1.6e-3 / 1024}
+"""Recipes whose learning rate grows with the batch: how much of it for each of its images."""
+
+PER_MODEL: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "token-labels": {"biformer_small": {"drop_path": 0.1}, "biformer_base": {"drop_path": 0.3}}
+}
+"""What recipes say of single models. The drop path of others is their own."""
 
 UNMARKED = (
     *("data", "recipe", "model", "task", "seed", "out", "device", "workers"),
@@ -35,14 +80,15 @@ UNMARKED = (
 
 def recipe_of(data: str) -> RecipeName:
     """The recipe for data of a name, unless another one is asked for."""
-    return "digits" if data == "digits" else "basic"
+    named: Mapping[str, RecipeName] = {"digits": "digits", "fashion-mnist": "fashion-mnist"}
+    return named.get(data, "basic")
 
 
 def config(recipe: str, data: str, **values: Any) -> TrainConfig:
     """A run by a recipe, on data of a name, but for the values that are given.
 
-    >>> config("digits", "digits", epochs=3).lr
-    0.002
+    >>> config("imagenet", "path/to/imagenet", batch_size=256, device="cuda").lr
+    0.00025
 
     Raises
     ------
@@ -50,14 +96,33 @@ def config(recipe: str, data: str, **values: Any) -> TrainConfig:
         For a recipe that does not exist, and for values that TrainConfig refuses.
     """
     choice("recipe", recipe, get_args(RecipeName))
-    return TrainConfig(data=data, **{**RECIPES[recipe], **values, "recipe": recipe})
+    said = {**RECIPES[recipe], **values}
+    model = said.get("model", TrainConfig.model)
+    said = {**RECIPES[recipe], **PER_MODEL.get(recipe, {}).get(model, {}), **values}
+    if recipe in PER_IMAGE:
+        said.setdefault("lr", PER_IMAGE[recipe] * said["batch_size"])
+        on_cuda = str(said.get("device", TrainConfig.device)).startswith("cuda")
+        said.setdefault("amp", "bf16" if on_cuda else None)
+    return TrainConfig(data=data, **{**said, "recipe": recipe})
+
+
+def resolved(said: TrainConfig) -> TrainConfig:
+    """What a run has by its recipe: its own model, batch size and device are what the values that
+    depend on them are for."""
+    given = {name: getattr(said, name) for name in ("model", "batch_size", "device")}
+    return config(said.recipe or recipe_of(said.data), said.data, **given)
 
 
 def deviations(run: TrainConfig) -> dict[str, tuple[Any, Any]]:
     """Where a run leaves its recipe: the recipe's value and its own, by the name of the field."""
-    plain = config(run.recipe or recipe_of(run.data), run.data, model=run.model)
+    name = run.recipe or recipe_of(run.data)
+    plain = resolved(run)
+    own = config(name, run.data)
     pairs = {
-        field.name: (getattr(plain, field.name), getattr(run, field.name))
+        field.name: (
+            getattr(own if field.name == "batch_size" else plain, field.name),
+            getattr(run, field.name),
+        )
         for field in fields(run)
         if field.name not in UNMARKED
     }

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from bilevel.errors import ArgumentError
 from bilevel.train import average, draws
+from bilevel.train.augment import Mixing
 from bilevel.train.average import Average, averaged
 from bilevel.train.config import TrainConfig
 from bilevel.train.data import Batch
@@ -34,6 +36,8 @@ class State(NamedTuple):
     """The averaged weights, where the config asks for them."""
     scaler: torch.amp.GradScaler
     """Scales gradients in fp16; in other types it does nothing."""
+    mixing: Mixing | None
+    """Mixes each batch, where the config asks for it."""
     skipped: Tensor
     """How many steps in a row, up to the last, were not finite and changed nothing: int64 ``()`` on
     the device, to be looked at now and then."""
@@ -57,6 +61,7 @@ def initial_state(model: nn.Module, config: TrainConfig, steps_per_epoch: int) -
         schedule=schedule(config, steps_per_epoch),
         average=average.average_of(model) if config.model_ema_decay else None,
         scaler=torch.amp.GradScaler(device.type, enabled=config.amp == "fp16"),
+        mixing=Mixing(config, _classes_of(model)) if config.mixes else None,
         skipped=torch.zeros((), dtype=torch.int64, device=device),
         step=0,
     )
@@ -80,6 +85,7 @@ def step(state: State, batch: Batch) -> tuple[State, Sums]:
     model.train()
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     state.optimizer.zero_grad(set_to_none=True)
+    batch = batch if state.mixing is None else state.mixing(batch)
     total: Sums | None = None
     for rows in _parts(len(batch.labels), config.grad_accum_steps):
         last = rows.stop == len(batch.labels)
@@ -147,6 +153,16 @@ def autocast(model: nn.Module, config: TrainConfig) -> AbstractContextManager[An
     if config.amp is None:
         return nullcontext()
     return torch.autocast(_device_of(model).type, PRECISIONS[config.amp])
+
+
+def _classes_of(model: nn.Module) -> int:
+    """Raises ArgumentError for a model whose outputs are no classes."""
+    classes = getattr(getattr(model, "module", model), "num_classes", None)
+    if classes is None:
+        raise ArgumentError(
+            f"expected a model that tells classes apart for mixup or cutmix, got {type(model)}"
+        )
+    return int(classes)
 
 
 def _device_of(model: nn.Module) -> torch.device:

@@ -12,6 +12,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from bilevel.errors import InputError
+from bilevel.train.config import TrainConfig
+from bilevel.train.randaugment import Augmentation
 
 
 def read_rgb(path: str) -> Tensor:
@@ -52,26 +54,55 @@ def of_files(read: Callable[[str], Any], view: v2.Compose) -> v2.Compose:
 
 def digit_view(size: int) -> v2.Compose:
     """From a digit to the input of a model."""
+    return v2.Compose([*_enlarged(size), v2.Normalize([0.5], [0.5])])
+
+
+def digit_train_view(config: TrainConfig) -> v2.Compose:
+    """The same, augmented and jittered."""
+    jitter = v2.RandomAffine(degrees=10, translate=(0.1, 0.1), scale=(0.9, 1.1), fill=-1.0)
+    augmented: list[Any] = []
+    if config.aa is not None:
+        augmented = [v2.ToDtype(torch.uint8, scale=True), *_augmented(config, 1), _AS_FLOAT]
     return v2.Compose(
         [
-            v2.ToImage(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Resize(size, v2.InterpolationMode.BILINEAR),
+            *_enlarged(config.image_size),
+            *augmented,
             v2.Normalize([0.5], [0.5]),
+            jitter,
+            v2.RandomHorizontalFlip(config.hflip),
         ]
     )
 
 
-def digit_train_view(size: int) -> v2.Compose:
-    """The same, jittered."""
-    jitter = v2.RandomAffine(degrees=10, translate=(0.1, 0.1), scale=(0.9, 1.1), fill=-1.0)
-    return v2.Compose([digit_view(size), jitter])
+_AS_FLOAT = v2.ToDtype(torch.float32, scale=True)
 
 
-def train_view(size: int) -> v2.Compose:
-    """From an image, uint8 ``(3, H, W)``, to a random part of it, flipped or not."""
-    crop = v2.RandomResizedCrop(size, interpolation=v2.InterpolationMode.BICUBIC)
-    return v2.Compose([crop, v2.RandomHorizontalFlip()])
+def _enlarged(size: int) -> list[Any]:
+    return [v2.ToImage(), _AS_FLOAT, v2.Resize(size, v2.InterpolationMode.BILINEAR)]
+
+
+def train_view(config: TrainConfig) -> v2.Compose:
+    """From an image, uint8 ``(3, H, W)``, to a random part of it, flipped or not, augmented."""
+    return v2.Compose(
+        [_crop(config), v2.RandomHorizontalFlip(config.hflip), *_augmented(config, 3)]
+    )
+
+
+def _crop(config: TrainConfig) -> Any:
+    crops = {
+        name: v2.RandomResizedCrop(config.image_size, interpolation=v2.InterpolationMode(name))
+        for name in ("bicubic", "bilinear")
+    }
+    if config.train_interpolation == "random":
+        return v2.RandomChoice(list(crops.values()))
+    return crops[config.train_interpolation]
+
+
+def _augmented(config: TrainConfig, channels: int) -> list[Any]:
+    """What a config augments images with, that are as large as the model takes them."""
+    if config.aa is None:
+        return []
+    return [Augmentation(config.aa, config.image_size, channels, config.train_interpolation)]
 
 
 def test_view(size: int) -> v2.Compose:

@@ -36,6 +36,15 @@ DRAWN: dict[str, Callable[[random.Random], Any]] = {
     "clip_grad": lambda rng: rng.uniform(0.1, 9),
     "model_ema_decay": lambda rng: rng.random() * 0.9,
     "amp": lambda rng: rng.choice(["bf16", "fp16"]),
+    "hflip": lambda rng: rng.random(),
+    "train_interpolation": lambda rng: rng.choice(["bicubic", "bilinear", "random"]),
+    "aa": lambda rng: rng.choice(["rand-m9-mstd0.5-inc1", "original", "train"]),
+    "reprob": lambda rng: rng.random(),
+    "remode": lambda rng: rng.choice(["pixel", "rand", "const"]),
+    "mixup": lambda rng: rng.random(),
+    "cutmix": lambda rng: rng.random(),
+    "mixup_prob": lambda rng: rng.random(),
+    "mixup_switch_prob": lambda rng: rng.random(),
     "channels_last": lambda rng: rng.random() < 0.5,
     "compile": lambda rng: rng.random() < 0.5,
     "checkpoint_blocks": lambda rng: rng.random() < 0.5,
@@ -78,8 +87,9 @@ def test_the_order_of_options_makes_no_difference(seed: int) -> None:
     rng = random.Random(seed)
     data = rng.choice(["digits", "digits", "./digits", "photos", "train"])
     options = options_of(rng)
-    defaults = recipes.config(options.get("recipe") or recipes.recipe_of(data), data)
-    expected = {**vars(defaults), **options, "recipe": defaults.recipe}
+    recipe = options.pop("recipe", None)
+    expected = vars(recipes.config(recipe or recipes.recipe_of(data), data, **options))
+    options |= {"recipe": recipe} if recipe else {}
     for _ in range(4):
         parts = [[data], *(written(name, value, rng) for name, value in options.items())]
         rng.shuffle(parts)

@@ -198,12 +198,12 @@ def test_training_images_are_flipped_or_not_and_of_several_sizes() -> None:
 
     torch.manual_seed(0)
     halves = torch.tensor([0, 255], dtype=torch.uint8).repeat_interleave(20).expand(3, 40, 40)
-    view = views.train_view(32)
+    view = views.train_view(CONFIG)
     seen = [view(halves).float() for _ in range(40)]
     slopes = [float((image[..., -1] - image[..., 0]).mean()) for image in seen]
     assert min(slopes) < 0 < max(slopes)
     square = np.zeros((8, 8), np.uint8)
     square[3:5, 3:5] = 255
-    jitter = views.digit_train_view(64)
+    jitter = views.digit_train_view(DIGITS)
     areas = [float((jitter(square) > 0).sum()) for _ in range(40)]
     assert min(areas) < 0.87 * max(areas)

@@ -48,6 +48,8 @@ def first_step(
         seen["optimizer"] = [type(state.optimizer), groups[0].get("eps"), groups[0].get("momentum")]
         seen["layers"] = {group.get("lr_scale") for group in groups}
         seen["step"] = {name: getattr(state.config, name) for name in OF_STEPS}
+        mixup = {**vars(state.mixing._mixup)} if state.mixing else None
+        seen["mixing"] = mixup and [mixup[name] for name in OF_MIXUP]
         seen["average"], seen["scales"] = state.average is None, state.scaler.is_enabled()
         seen["prepared"] = [*compiled, *map(_prepared, state.model.modules())]
         raise Stop
@@ -73,6 +75,7 @@ def usual(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> dict
         return first_step(config, out, Console(quiet=True), monkeypatch)
 
 
+OF_MIXUP = ("mixup_alpha", "cutmix_alpha", "mix_prob", "switch_prob", "num_classes")
 OF_STEPS = ("grad_accum_steps", "clip_grad", "model_ema_decay", "amp")
 """Fields that a step reads itself; what it does is in the tests of the optimizer."""
 
@@ -99,6 +102,12 @@ ARRIVES: dict[str, tuple[Any, set[str]]] = {
     "label_smoothing": (0.0, {"loss"}),
     "drop_path": (0.9, {"loss"}),
     "seed": (1, {"weights", "images", "loss"}),
+    "hflip": (1.0, {"images", "loss"}),
+    "train_interpolation": ("bilinear", {"images", "loss"}),
+    "aa": ("rand-m9-n3-p1-inc1", {"images", "loss"}),
+    "reprob": (1.0, {"images", "loss"}),
+    "mixup": (0.5, {"mixing"}),
+    "cutmix": (0.5, {"mixing"}),
     "aug_repeats": (2, {"images", "loss"}),
     "workers": (1, set()),
 }
@@ -121,8 +130,9 @@ def test_a_field_changes_what_it_should_and_nothing_else(
 
 
 def test_no_field_is_left_out() -> None:
-    # In the tests of data, runs, tasks, recipes and optimizers.
+    # In the tests of data, runs, tasks, recipes, optimizers and augmentation.
     elsewhere = {"data", "out", "device", "task", "recipe", "momentum"}
+    elsewhere |= {"remode", "mixup_prob", "mixup_switch_prob"}
     assert {field.name for field in fields(TrainConfig)} == set(ARRIVES) | elsewhere
 
 

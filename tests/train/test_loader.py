@@ -19,7 +19,16 @@ from bilevel.train.config import TrainConfig
 from bilevel.train.data import Batch, Data
 from bilevel.train.loader import InOrder, Planned, plan_of
 
-CONFIG = TrainConfig(data="", image_size=32, batch_size=4, workers=0)
+# With all that is drawn for single images.
+CONFIG = TrainConfig(
+    data="",
+    image_size=32,
+    batch_size=4,
+    workers=0,
+    train_interpolation="random",
+    aa="rand-m9-mstd0.5-inc1",
+    reprob=0.5,
+)
 
 
 @pytest.fixture(scope="module")

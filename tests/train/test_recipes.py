@@ -34,7 +34,16 @@ CHANGED: dict[str, Any] = {
     "layer_decay": 0.75,
     "clip_grad": 5.0,
     "model_ema_decay": 0.99,
+    "hflip": 0.25,
+    "train_interpolation": "bilinear",
+    "aa": "rand-m5-n1",
+    "reprob": 0.75,
+    "remode": "const",
     "aug_repeats": 2,
+    "mixup": 0.5,
+    "cutmix": 0.6,
+    "mixup_prob": 0.7,
+    "mixup_switch_prob": 0.2,
     "label_smoothing": 0.3,
     "drop_path": 0.35,
     "amp": "fp16",
@@ -83,11 +92,38 @@ def test_the_recipe_is_that_of_the_data_unless_another_is_asked_for() -> None:
     assert recipes.config("digits", "digits") == recipes.DIGITS
 
 
+def test_the_learning_rate_follows_the_global_batch() -> None:
+    rates = {
+        size: recipes.config("imagenet", "x", batch_size=size).lr for size in (2, 512, 1024, 4096)
+    }
+    assert rates == pytest.approx({2: 5e-4 / 256, 512: 5e-4, 1024: 1e-3, 4096: 4e-3}, rel=1e-12)
+    assert recipes.config("imagenet", "x", batch_size=512, lr=0.1).lr == 0.1
+    assert recipes.config("token-labels", "x").lr == pytest.approx(1.6e-3)
+    assert recipes.config("basic", "x", batch_size=1024).lr == TrainConfig.lr
+
+
+def test_half_precision_is_for_gpus() -> None:
+    assert recipes.config("imagenet", "x").amp is None
+    assert recipes.config("imagenet", "x", device="cuda").amp == "bf16"
+    assert recipes.config("imagenet", "x", device="cuda", amp="fp16").amp == "fp16"
+    assert recipes.config("basic", "x", device="cuda").amp is None
+
+
+def test_the_drop_path_is_that_of_the_model() -> None:
+    expected = {"biformer_tiny": 0.1, "biformer_small": 0.15, "biformer_base": 0.4}
+    labelled = {"biformer_tiny": 0.1, "biformer_small": 0.1, "biformer_base": 0.3}
+    for recipe, rates in (("imagenet", expected), ("token-labels", labelled)):
+        for model, rate in rates.items():
+            run = recipes.config(recipe, "x", model=model)
+            assert run.architecture(2, 3).drop_path == rate
+            assert recipes.deviations(run) == {}
+
+
 def test_a_recipe_that_does_not_exist_is_an_error() -> None:
     with pytest.raises(ArgumentError, match=r"expected recipe to be one of 'basic', .*'imagnet'"):
         recipes.config("imagnet", "x")
 
 
 def test_a_drop_path_that_was_resolved_is_none_of_ones_own() -> None:
-    run = recipes.config("basic", "x", model="biformer_base", drop_path=0.4, out=Path("runs/x"))
+    run = recipes.config("imagenet", "x", model="biformer_base", drop_path=0.4, out=Path("runs/x"))
     assert recipes.deviations(run) == {}

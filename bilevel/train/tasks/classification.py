@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 
 def classification(config: TrainConfig) -> Task:
-    """Targets are labels, int64 ``(N,)``; outputs are logits ``(N, classes)``."""
+    """Targets are labels, int64 ``(N,)``, or where they are mixed, the probability of each class
+    ``(N, classes)``; outputs are logits ``(N, classes)``."""
     return Task(
         model=BiFormer,
         targets=lambda batch: batch.labels,
@@ -47,8 +48,11 @@ def _measure(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 def _sums(loss: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """From the mean loss; accuracy is the share of images whose best class is their label."""
-    return {"loss": loss * len(labels), "accuracy": (logits.argmax(-1) == labels).sum()}
+    """From the mean loss; accuracy is the share of images whose best class is their label, or where
+    labels are mixed, its share of the label."""
+    best = logits.argmax(-1)
+    right = labels.gather(1, best[:, None]) if labels.is_floating_point() else best == labels
+    return {"loss": loss * len(labels), "accuracy": right.sum()}
 
 
 def _describe(logits: Tensor, classes: Sequence[str]) -> list[str]:
