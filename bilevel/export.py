@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from shutil import copyfile
 from tempfile import TemporaryDirectory
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -16,10 +17,10 @@ from torch import Tensor
 from bilevel.arguments import choice
 from bilevel.errors import ArgumentError, BackendUnavailable, BilevelError, InputError
 from bilevel.files import replacing
-from bilevel.models.model import BiFormer
+from bilevel.models.config import BiFormerConfig
 
 Format: TypeAlias = Literal["onnx", "torch", "openvino", "safetensors"]
-Run: TypeAlias = Callable[[Tensor], Tensor]
+Run: TypeAlias = Callable[[Tensor], tuple[Tensor, ...]]
 """From images ``(N, C, H, W)`` to what a written model makes of them."""
 
 OPSET = 18
@@ -30,11 +31,19 @@ PER_REGION = 32
 SUFFIX = {"onnx": ".onnx", "torch": ".pt2", "openvino": ".xml", "safetensors": ".safetensors"}
 
 
+class Exportable(Protocol):
+    """A torch module of images ``(N, C, H, W)`` that has the config of its BiFormer: a BiFormer, a
+    backbone, the pyramid of a detector, a segmenter."""
+
+    @property
+    def config(self) -> BiFormerConfig: ...
+
+
 class Checked(NamedTuple):
     """How far a written model is from the one that was exported."""
 
     difference: float
-    """The largest of two logits of the same random images."""
+    """The largest of two outputs for the same random images."""
     sizes: list[tuple[int, int, int]]
     """Number, height and width of these images."""
     least: int
@@ -42,14 +51,17 @@ class Checked(NamedTuple):
 
 
 def export(
-    model: BiFormer, out: str | Path, target: Format, *, opset: int = OPSET, int8: bool = False
+    model: Exportable, out: str | Path, target: Format, *, opset: int = OPSET, int8: bool = False
 ) -> Checked:
     """Write a model, and compare what was written with it.
 
     Parameters
     ----------
     model
-        In evaluation mode, on the CPU.
+        In evaluation mode, on the CPU: a BiFormer, or what else has its ``config`` and makes
+        tensors of images, as a :class:`bilevel.models.Backbone`, the ``backbone`` of a detector and
+        a :class:`bilevel.heads.Segmenter` do. Maps are called ``map_0`` and so on, or ``map_``
+        and the names that the model has for them.
     out
         The file: ``.onnx``, ``.pt2`` (``torch.export``), ``.xml`` (OpenVINO, beside it the weights
         as ``.bin``) or ``.safetensors`` (parameters alone).
@@ -86,7 +98,7 @@ def export(
             warnings.simplefilter("ignore")  # exporters warn of what they themselves use
             run = write[target]()
             images = [_images(model, size) for size in sizes]
-            return Checked(max(_distance(run(x), model(x)) for x in images), sizes, least)
+            return Checked(max(_distance(run(x), _outputs(model, x)) for x in images), sizes, least)
     except BilevelError:
         raise
     except ModuleNotFoundError as error:
@@ -110,21 +122,36 @@ def _check(out: Path, target: Format, opset: int, int8: bool) -> None:
         raise ArgumentError(f"expected int8 for onnx alone, got it for {target}")
 
 
-def _images(model: BiFormer, size: tuple[int, int, int]) -> Tensor:
+def _images(model: Any, size: tuple[int, int, int]) -> Tensor:
     n, height, width = size
     draw = torch.Generator().manual_seed(0)
     like = next(model.parameters())
-    return torch.randn(n, model.in_chans, height, width, generator=draw, dtype=like.dtype)
+    channels = model.config.in_chans
+    return torch.randn(n, channels, height, width, generator=draw, dtype=like.dtype)
 
 
-def _distance(found: Tensor, wanted: Tensor) -> float:
-    return float((found - wanted).abs().max())
+def _outputs(model: Any, images: Tensor) -> tuple[Tensor, ...]:
+    return tuple(_named(model(images)).values())
 
 
-def _onnx(model: BiFormer, example: Tensor, out: Path, opset: int, int8: bool) -> Run:
+def _named(found: Any) -> dict[str, Tensor]:
+    """What a model makes of images, each output with its name."""
+    if isinstance(found, Tensor):
+        return {"logits": found}
+    maps = found if isinstance(found, Mapping) else dict(enumerate(found))
+    return {f"map_{name}": x for name, x in maps.items()}
+
+
+def _distance(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> float:
+    pairs = zip(found, wanted, strict=True)
+    return max(float((a - b).abs().max()) for a, b in pairs)
+
+
+def _onnx(model: Any, example: Tensor, out: Path, opset: int, int8: bool) -> Run:
     from onnxruntime import InferenceSession
 
     axes = {0: "N", 2: "H", 3: "W"}
+    outputs = _named(model(example))
     with replacing(out) as partial:
         torch.onnx.export(
             model,
@@ -133,13 +160,18 @@ def _onnx(model: BiFormer, example: Tensor, out: Path, opset: int, int8: bool) -
             dynamo=False,  # the newer one takes minutes, and finds the same
             opset_version=opset,
             input_names=["images"],
-            output_names=["logits"],
-            dynamic_axes={"images": axes, "logits": {0: "N"}},
+            output_names=list(outputs),
+            dynamic_axes={"images": axes, **{name: _free(x, name) for name, x in outputs.items()}},
         )
         if int8:
             _quantise(partial)
     session = InferenceSession(out, providers=["CPUExecutionProvider"])
-    return lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0])
+    return lambda x: tuple(map(torch.from_numpy, session.run(None, {"images": x.numpy()})))
+
+
+def _free(x: Tensor, name: str) -> dict[int, str]:
+    """The axes of an output that are of any size, and their names."""
+    return {0: "N"} if x.ndim == 2 else {0: "N", 2: f"H{name}", 3: f"W{name}"}
 
 
 def _quantise(path: Path) -> None:
@@ -151,15 +183,16 @@ def _quantise(path: Path) -> None:
         quantize_dynamic(path, small, op_types_to_quantize=products, weight_type=QuantType.QInt8)
 
 
-def _torch(model: BiFormer, example: Tensor, out: Path) -> Run:
+def _torch(model: Any, example: Tensor, out: Path) -> Run:
     free = {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
     program = torch.export.export(model, (example,), dynamic_shapes=(free,))
     with replacing(out) as partial:
         torch.export.save(program, partial)
-    return torch.export.load(out).module()
+    run = torch.export.load(out).module()
+    return lambda x: _outputs(run, x)
 
 
-def _openvino(model: BiFormer, example: Tensor, out: Path, opset: int) -> Run:
+def _openvino(model: Any, example: Tensor, out: Path, opset: int) -> Run:
     import openvino
 
     with TemporaryDirectory() as folder:
@@ -173,15 +206,15 @@ def _openvino(model: BiFormer, example: Tensor, out: Path, opset: int) -> Run:
     # The CPU may compute in bfloat16 where it is faster, unless told otherwise.
     exact = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = openvino.Core().compile_model(out, "CPU", exact)
-    return lambda x: torch.from_numpy(compiled(x.numpy())[0])
+    return lambda x: tuple(torch.from_numpy(each) for each in compiled(x.numpy()).values())
 
 
-def _safetensors(model: BiFormer, out: Path) -> Run:
+def _safetensors(model: Any, out: Path) -> Run:
     from safetensors.torch import load_file, save_file
 
     weights = {name: x.contiguous() for name, x in model.state_dict().items()}
     with replacing(out) as partial:
         save_file(weights, partial, {"format": "pt"})
-    again = BiFormer(model.config)
+    again = deepcopy(model)
     again.load_state_dict(load_file(out))
-    return again.eval()
+    return lambda x: _outputs(again, x)

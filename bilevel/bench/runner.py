@@ -12,13 +12,14 @@ import torch
 from rich.console import Console
 
 from bilevel.arguments import count
-from bilevel.bench import model, op, provenance, results
+from bilevel.bench import dense, model, op, provenance, results
 from bilevel.bench.results import Row
 from bilevel.errors import InputError
 
 SUBJECTS: dict[str, Callable[[str, int], dict[str, Callable[[], Row]]]] = {
     "op": op.rows,
     "model": model.rows,
+    "dense": dense.rows,
 }
 """What can be measured. Each takes the device and the number of rounds, and returns its rows by
 name, each as a function that measures it."""

@@ -64,6 +64,15 @@ class Counts:
 
 
 @dataclass(frozen=True)
+class Dense(_Timed):
+    """Count parameters and operations of detectors and segmenters, and measure the memory that one
+    image takes on a CPU; nothing is timed."""
+
+    def __call__(self) -> None:
+        self.measure("dense")
+
+
+@dataclass(frozen=True)
 class Bench:
     """Measure bilevel on this machine beside other ways to compute the same; print each row and
     save it as JSON. A run that was ended early goes on where it was."""
@@ -71,6 +80,7 @@ class Bench:
     subject: OmitArgPrefixes[
         Annotated[Op, subcommand("op", prefix_name=False)]
         | Annotated[Model, subcommand("model", prefix_name=False)]
+        | Annotated[Dense, subcommand("dense", prefix_name=False)]
         | Annotated[Counts, subcommand("counts", prefix_name=False)]
     ]
 

@@ -136,7 +136,5 @@ def check_maps(maps: Sequence[Tensor], in_channels: tuple[int, ...]) -> None:
 
 
 def resized(x: Tensor, like: Tensor) -> Tensor:
-    """``x`` in the size of ``like``."""
-    if x.shape[-2:] == like.shape[-2:]:
-        return x
+    """``x`` in the size of ``like``; a copy where that is its own, so that traces serve others."""
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
