@@ -60,7 +60,7 @@ COUNTED: Mapping[HeadName, Counted] = {
 
 
 def rows(device: str, rounds: int) -> dict[str, Callable[[], Row]]:
-    """A row for each head, by its name; neither the device nor the rounds change what is counted."""
+    """A row for each head, by its name; device and rounds change nothing of what is counted."""
     return {counted.title: partial(row, head) for head, counted in COUNTED.items()}
 
 

@@ -1,4 +1,4 @@
-"""What detectors and segmenters cost: the file that the documentation shows is of today's models."""
+"""What detectors and segmenters cost: the documentation shows that of today's models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-
 
 from bilevel.bench import dense
 from bilevel.heads.official import HeadName

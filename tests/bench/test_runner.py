@@ -111,7 +111,7 @@ def test_subjects_share_the_file_of_a_gpu(
     ("args", "message"),
     [
         (["everything"], "Unrecognized options: everything. Available subcommands: op, model"),
-        ([], "Expected one of {op, model}"),
+        ([], "Expected one of {op, model, "),
         (["op", "--device", "cuda"], "expected a GPU that torch finds, found none"),
         (["op", "--rounds", "0"], "expected rounds to be an integer of at least 1, got 0"),
         (["op", "--out", __file__], "expected a folder for the results, got the file"),
