@@ -191,3 +191,6 @@ class BackendSpec:
     programs: tuple[str, ...] = ()
     """Programs of which it needs any one, as a compiler; a name after ``$`` is an environment
     variable's, that holds one."""
+    caches: tuple[str, ...] = ()
+    """Folders in which it may keep what it compiles; "~" is the home folder, and a name after ``$``
+    an environment variable."""

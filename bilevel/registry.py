@@ -19,6 +19,7 @@ __all__ = [
     "describe",
     "forget",
     "load",
+    "refusals",
     "specs",
     "version_of",
 ]
@@ -124,6 +125,12 @@ def choose(problem: Problem, backend: str | Backend | None = None) -> Backend:
     if isinstance(backend, Backend):
         return _accepting(backend, problem)
     return _LOADED[_chosen(backend, *problem)]
+
+
+def refusals(problem: Problem) -> dict[str, str | None]:
+    """What stands against each backend for the arrays' library, best first: None where nothing
+    does. The first of those is chosen where none is asked for."""
+    return {spec.name: _why_not(spec, problem) for spec in _candidates(problem.library)}
 
 
 def _chosen(asked: str | None, *of_problem: Any) -> str:

@@ -8,6 +8,13 @@ from bilevel.protocol import BackendSpec
 COMPILERS = ("$CXX", "c++", "g++", "clang++")
 """Programs that may compile it, the first choice first; ``$`` stands before the name of an
 environment variable."""
+CACHES = (
+    "$XDG_CACHE_HOME/bilevel",
+    "$LOCALAPPDATA/bilevel",
+    "~/.cache/bilevel",
+    "~/Library/Caches/bilevel",
+)
+"""Where :mod:`bilevel_cpu.library` keeps compiled kernels, but for temporary folders."""
 
 SPEC = BackendSpec(
     name="cpu",
@@ -18,6 +25,7 @@ SPEC = BackendSpec(
     priority=10,
     devices=("cpu",),
     programs=COMPILERS,
+    caches=CACHES,
 )
 
 NUMPY_SPEC = BackendSpec(
@@ -29,4 +37,5 @@ NUMPY_SPEC = BackendSpec(
     priority=10,
     devices=("cpu",),
     programs=COMPILERS,
+    caches=CACHES,
 )

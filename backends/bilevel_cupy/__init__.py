@@ -10,4 +10,5 @@ SPEC = BackendSpec(
     load="bilevel_cupy.on_device:BACKEND",
     devices=("cuda",),
     modules=("array_api_compat",),
+    caches=("$CUPY_CACHE_DIR", "~/.cupy/kernel_cache"),
 )

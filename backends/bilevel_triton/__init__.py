@@ -11,4 +11,5 @@ SPEC = BackendSpec(
     priority=10,
     devices=("cuda",),
     modules=("triton",),
+    caches=("$TRITON_CACHE_DIR", "~/.triton/cache"),
 )

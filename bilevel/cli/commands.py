@@ -16,6 +16,7 @@ from bilevel.cli.backends import Backends
 from bilevel.cli.bench import Bench
 from bilevel.cli.compare import Compare
 from bilevel.cli.convert import Convert
+from bilevel.cli.doctor import Doctor
 from bilevel.cli.evaluate import Evaluate
 from bilevel.cli.export import Export
 from bilevel.cli.label_maps import LabelMaps
@@ -44,6 +45,7 @@ COMMANDS: dict[str, Callable[..., Command]] = {
     "convert": Convert,
     "push": Push,
     "backends": Backends,
+    "doctor": Doctor,
     "bench": Bench,
     "compare": Compare,
 }

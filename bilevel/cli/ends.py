@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from bilevel.errors import BilevelError
 
-FAILED, INTERRUPTED = 2, 130
+FAULT, FAILED, INTERRUPTED = 1, 2, 130
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MEMORY = re.compile(
     r"can't allocate memory|cannot allocate memory|out of memory|could not create a primitive",
@@ -27,6 +27,10 @@ _FULL = re.compile(
 )
 
 
+class Fault(Exception):
+    """A command did its work and has said what it found, which is bad: exit code 1."""
+
+
 def run(command: Callable[[], None], debug: bool) -> None:
     """Run a command; SystemExit with a code that is not 0, and a line, if it fails."""
     for name in ("stdout", "stderr"):
@@ -36,6 +40,8 @@ def run(command: Callable[[], None], debug: bool) -> None:
             command()
         finally:
             sys.stdout.flush()  # what was printed may find its file full, or its reader gone
+    except Fault:
+        raise SystemExit(FAULT) from None
     except SystemExit as end:
         if not end.code:
             raise

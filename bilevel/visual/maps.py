@@ -12,6 +12,7 @@ from bilevel import ops
 from bilevel.arguments import count
 from bilevel.errors import ShapeError
 from bilevel.grid import Grid
+from bilevel.host import to_numpy
 from bilevel.protocol import Array
 from bilevel.visual.watching import Seen, watch
 
@@ -270,11 +271,3 @@ def image_size(model: Any, image: Array, seen: Seen) -> tuple[int, int]:
     """Height and width of an image; for a layer, those of its map."""
     height, width = seen.tokens if hasattr(model, "qkv") else image.shape[2:]
     return int(height), int(width)
-
-
-def to_numpy(x: Array) -> NDArray[Any]:
-    """An array of any library on the host, as NumPy has it; half precision as float32."""
-    if hasattr(x, "detach"):  # torch
-        x = x.detach().cpu()
-        return (x.float() if x.is_floating_point() and x.element_size() < 4 else x).numpy()
-    return x.get() if hasattr(x, "get") else np.asarray(x)  # get: CuPy
