@@ -15,9 +15,10 @@ Row: TypeAlias = dict[str, Any]
 
 
 def file_name(subject: str, gpu: str | None = None) -> str:
-    """The name of a file: ``cpu-op.json`` for a subject on a CPU; ``nvidia-h200.json`` for all
-    subjects on an NVIDIA H200."""
-    name = gpu.lower() if gpu else f"cpu-{subject}"
+    """The name of a file: ``cpu-op.json`` for a subject on a CPU, but ``scaling.json`` for what is
+    mostly counted; ``nvidia-h200.json`` for all subjects on an NVIDIA H200."""
+    on_cpu = subject if subject == "scaling" else f"cpu-{subject}"
+    name = gpu.lower() if gpu else on_cpu
     return re.sub(r"[^a-z0-9]+", "-", name).strip("-") + ".json"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from bilevel.arguments import count
-from bilevel.bench import dense, model, op, provenance, results
+from bilevel.bench import dense, model, op, provenance, results, scaling
 from bilevel.bench.results import Row
 from bilevel.errors import InputError
 
@@ -20,6 +20,7 @@ SUBJECTS: dict[str, Callable[[str, int], dict[str, Callable[[], Row]]]] = {
     "op": op.rows,
     "model": model.rows,
     "dense": dense.rows,
+    "scaling": scaling.rows,
 }
 """What can be measured. Each takes the device and the number of rounds, and returns its rows by
 name, each as a function that measures it."""
@@ -75,6 +76,7 @@ def measure(
         in_order = [ours[each] for each in rows if each in ours]
         results.save(path, header, [*others.values(), *in_order])
     _show_mean(ours.values(), console)
+    _show_exponents(list(ours.values()), console)
     console.print(f"saved {path}")
 
 
@@ -96,3 +98,10 @@ def _show_mean(rows: Iterable[Row], console: Console) -> None:
     if ratios:
         mean = prod(ratios) ** (1 / len(ratios))
         console.print(f"forward and backward to gather, geometric mean: {mean:.2f}")
+
+
+def _show_exponents(rows: Sequence[Row], console: Console) -> None:
+    scaled = [row for row in rows if row.get("what") == "scaling"]
+    for group, fitted in scaling.exponents(scaled).items():
+        shown = ", ".join(f"{name} {exponent:.3f}" for name, exponent in fitted.items())
+        console.print(f"exponent of H * W, {group}: {shown}")

@@ -16,8 +16,8 @@ class _Timed:
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to measure: the CPU, on any machine, or the GPU that torch finds."""
     out: Path = Path("benchmarks")
-    """The folder for the results. On a CPU each subject has its file, `cpu-op.json` or
-    `cpu-model.json`; on a GPU all share one, which is named for the GPU."""
+    """The folder for the results. On a CPU each subject has its file, `cpu-op.json`,
+    `cpu-model.json` or `scaling.json`; on a GPU all share one, which is named for the GPU."""
     rounds: int = 15
     """Turns of each candidate; the median counts."""
     commit: str | None = None
@@ -73,6 +73,14 @@ class Dense(_Timed):
 
 
 @dataclass(frozen=True)
+class Scaling(_Timed):
+    """Count and time the operator and full attention on maps from 32 x 32 to 512 x 512 tokens."""
+
+    def __call__(self) -> None:
+        self.measure("scaling")
+
+
+@dataclass(frozen=True)
 class Bench:
     """Measure bilevel on this machine beside other ways to compute the same; print each row and
     save it as JSON. A run that was ended early goes on where it was."""
@@ -81,6 +89,7 @@ class Bench:
         Annotated[Op, subcommand("op", prefix_name=False)]
         | Annotated[Model, subcommand("model", prefix_name=False)]
         | Annotated[Dense, subcommand("dense", prefix_name=False)]
+        | Annotated[Scaling, subcommand("scaling", prefix_name=False)]
         | Annotated[Counts, subcommand("counts", prefix_name=False)]
     ]
 

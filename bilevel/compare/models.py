@@ -29,5 +29,7 @@ WHOLE: Mapping[str, Callable[[], nn.Module]] = {
     "BiFormer-T": biformer_tiny,
     "BiFormer-S": biformer_small,
     "BiFormer-B": biformer_base,
+    "BiFormer-S*": partial(biformer_small, token_labels=True),
+    "BiFormer-B*": partial(biformer_base, token_labels=True),
 }
 """By name, with 1000 classes, for images of 224 x 224. A star is for a head for token labels."""
