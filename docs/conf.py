@@ -14,6 +14,7 @@ from sphinx.ext.doctest import DoctestDirective
 from sphinx.util.docutils import SphinxDirective
 
 import bilevel
+from bilevel.cli import main
 
 HERE = Path(__file__).parent
 BENCHMARKS = HERE / "benchmarks"
@@ -125,6 +126,14 @@ def math(self: Any, node: Element) -> None:
     raise SkipNode
 
 
+def write_page(app: Sphinx, failed: Exception | None) -> None:
+    """The page that the documentation links to, written as `bilevel visualize digits --html`
+    writes it."""
+    if failed is None and app.builder.name == "html":
+        page = Path(app.outdir, "_static", "digits.html")
+        main(["visualize", "digits", "--stage", "2", "--html", str(page)])
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_html_math_renderer("mathml", (math, None), (math, None))
     app.add_directive("pycon", Example)
@@ -132,4 +141,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("counts", Counts)
     app.add_directive("gpu-benchmarks", GpuBenchmarks)
     app.connect("autodoc-process-signature", readable_signature)
+    app.connect("build-finished", write_page)
     return {"parallel_read_safe": True}
