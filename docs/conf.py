@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from docutils.nodes import Element, Node, SkipNode
+from docutils.nodes import Element, Node, SkipNode, raw
+from docutils.parsers.rst import directives
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 from sphinx.ext.doctest import DoctestDirective
@@ -20,7 +22,8 @@ HERE = Path(__file__).parent
 BENCHMARKS = HERE / "benchmarks"
 
 sys.path.insert(0, str(HERE))
-import measured  # noqa: E402 # it is in no package
+import compared  # noqa: E402 # they are in no package
+import measured  # noqa: E402
 
 project = "bilevel"
 author = project_copyright = "The bilevel authors"
@@ -99,6 +102,35 @@ class Counts(SphinxDirective):
         return self.parse_text_to_nodes(measured.counts(path))
 
 
+class Compared(SphinxDirective):
+    """A table or a list of ``compared.TABLES`` and the file it is made of: ``NAME FILE``, and what
+    else it takes."""
+
+    required_arguments = 2
+    optional_arguments = 1
+
+    def run(self) -> list[Node]:
+        name, file, *more = self.arguments
+        path = BENCHMARKS / file
+        self.env.note_dependency(str(path))
+        return self.parse_text_to_nodes(compared.TABLES[name](path, *more))
+
+
+class Picture(SphinxDirective):
+    """A picture of ``compared.PICTURES`` and the file it is made of: ``NAME FILE``."""
+
+    required_arguments = 2
+    option_spec: ClassVar = {"alt": directives.unchanged_required}
+
+    def run(self) -> list[Node]:
+        name, file = self.arguments
+        path = BENCHMARKS / file
+        self.env.note_dependency(str(path))
+        svg = compared.svg(compared.PICTURES[name](path))
+        label = escape(self.options["alt"], quote=True)
+        return [raw("", f'<div role="img" aria-label="{label}">{svg}</div>', format="html")]
+
+
 class GpuBenchmarks(SphinxDirective):
     """All tables of all GPUs' files that ``bilevel bench`` wrote, or that there is none."""
 
@@ -139,6 +171,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("pycon", Example)
     app.add_directive("benchmark", Benchmark)
     app.add_directive("counts", Counts)
+    app.add_directive("compared", Compared)
+    app.add_directive("picture", Picture)
     app.add_directive("gpu-benchmarks", GpuBenchmarks)
     app.connect("autodoc-process-signature", readable_signature)
     app.connect("build-finished", write_page)
