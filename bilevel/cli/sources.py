@@ -77,19 +77,18 @@ def _about(run: Run) -> About:
     )
 
 
-_UNTOLD = ("data", "out", "device", "workers", "architecture")
+_UNTOLD = ("data", "data_dir", "dataset_download", "out", "device", "workers", "architecture")
 """Settings that are of a machine, or in the config of the repository."""
 
 
 def _preprocessing(run: Run) -> dict[str, Any]:
-    from bilevel.train.recipes import DIGITS
+    from bilevel.train.data import GREY, NAMES
 
-    size = run.config.image_size
-    shape = {"input_size": (run.architecture.in_chans, size, size)}
-    if run.config.data == DIGITS.data:
-        whole = {"interpolation": "bilinear", "crop_pct": 1.0}
-        return {**shape, **whole, "mean": (0.5,), "std": (0.5,)}
-    return shape
+    size, channels = run.config.image_size, run.architecture.in_chans
+    known: dict[str, Any] = {"input_size": (channels, size, size)}
+    if run.config.data in NAMES:
+        known |= {"interpolation": "bilinear", "crop_pct": 1.0}
+    return known | (GREY._asdict() if channels == 1 else {})
 
 
 def _repository(name: str) -> Source:

@@ -32,7 +32,8 @@ class TrainConfig:
     recipe ``basic``."""
 
     data: Positional[str]
-    """`digits`, or a folder of images: one folder per class, or such folders in `train` and
+    """`digits`, `fashion-mnist`, a name that timm has for data, such as `torch/cifar10` or
+    `hfds/OWNER/NAME`, or a folder of images: one folder per class, or such folders in `train` and
     `val` (or `test`), by any of their usual names. Where nothing else is there to test on, a fifth
     of each class is held out."""
     model: ModelName = "biformer_tiny"
@@ -118,19 +119,25 @@ class TrainConfig:
     """Processes that read images."""
     device: str = "cpu"
     """Where to train, as torch calls it: `cpu`, `cuda`."""
+    data_dir: Path | None = None
+    """Folder in which data of a name lie; by default `data`."""
+    dataset_download: bool = False
+    """Fetch data of a name, where they are not there and their library can."""
     out: Path | None = None
     """Folder of the run, not there yet; by default a new one in `runs`."""
     task: Suppress[TaskName] = "classify"  # shown once there is a choice
     """What to train for."""
 
     def __post_init__(self) -> None:
+        if self.data_dir is not None:  # of the file of a run, it is a string
+            object.__setattr__(self, "data_dir", Path(self.data_dir))
         for name, options in _CHOICES.items():
             choice(name, getattr(self, name), options)
         for name, (rule, least, most) in _RANGES.items():
             value = getattr(self, name)
             if value is not None or name not in _OPTIONAL:
                 object.__setattr__(self, name, rule(name, value, least, most))
-        for name in ("channels_last", "compile", "checkpoint_blocks"):
+        for name in ("channels_last", "compile", "checkpoint_blocks", "dataset_download"):
             choice(name, getattr(self, name), (False, True))
 
     @property

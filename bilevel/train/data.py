@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from bilevel.train import splits
+from bilevel.train import fashion_mnist, named, splits
 from bilevel.train.config import TrainConfig
 from bilevel.train.recipes import DIGITS
 
 HELD_OUT = 0.2
+FASHION_MNIST = "fashion-mnist"
 
 
 class Batch(NamedTuple):
@@ -54,6 +55,7 @@ class Normalisation(NamedTuple):
 
 IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """That of the published models."""
+GREY = Normalisation((0.5,), (0.5,))
 
 
 class Summary(NamedTuple):
@@ -98,9 +100,9 @@ def originals(config: TrainConfig) -> Originals:
     Raises InputError as :func:`find` does.
     """
     data = find(config)
-    assert isinstance(data.train, _Viewed)
+    assert isinstance(data.train, _Viewed | _Named)
     found = data.train.images
-    if config.data == DIGITS.data:
+    if not isinstance(found, list):  # of files
         return Originals(data.classes, [str(i) for i in range(len(found))], _Originals(found))
     root = os.path.commonpath(found)
     return Originals(
@@ -109,7 +111,7 @@ def originals(config: TrainConfig) -> Originals:
 
 
 class _Originals(Dataset[Tensor]):
-    """Image files, or grey images as arrays."""
+    """Image files, grey images as arrays, or images of any kind as tensors."""
 
     def __init__(self, images: Any) -> None:
         self._images = images
@@ -121,17 +123,25 @@ class _Originals(Dataset[Tensor]):
         from bilevel.train import views
 
         image = self._images[index]
+        if isinstance(image, Tensor):
+            return image
         return views.read_rgb(image) if isinstance(image, str) else torch.from_numpy(image)[None]
 
 
 def find(config: TrainConfig) -> Data:
     """The data a config names.
 
-    Raises InputError if the path is no folder, or a folder without images in class folders.
+    Raises InputError if they are not there, or if the path is no folder, or a folder without images
+    in class folders.
     """
-    if config.data == DIGITS.data:
-        return _digits(config)
-    return _folder(config)
+    if config.data in NAMES:
+        return NAMES[config.data](config)
+    return _named(config) if named.is_name(config.data) else _folder(config)
+
+
+def is_folder(data: str) -> bool:
+    """Whether data are a folder, and not a name."""
+    return data not in NAMES and not named.is_name(data)
 
 
 def length(dataset: Dataset[Any]) -> int:
@@ -145,6 +155,9 @@ def reader(config: TrainConfig) -> Any:
 
     if config.data == DIGITS.data:
         return views.of_files(views.read_digit, views.digit_view(config.image_size))
+    if config.data == FASHION_MNIST:
+        whole = views.of_files(views.read_small, views.whole_view(config.image_size))
+        return lambda path: GREY(whole(path))
     view = views.of_files(views.read_rgb, views.test_view(config.image_size))
     return lambda path: IMAGENET(view(path))
 
@@ -177,6 +190,57 @@ def _digits(config: TrainConfig) -> Data:
     train = _Viewed(a, a_labels, views.digit_train_view(config))
     test = _Viewed(b, b_labels, views.digit_view(config.image_size))
     return Data(tuple("0123456789"), 1, train, test)
+
+
+def _fashion_mnist(config: TrainConfig) -> Data:
+    """70000 grey images of clothes of 28 x 28 pixels, a seventh of them to test on."""
+    from bilevel.train import views
+
+    train, test, folder = fashion_mnist.read(config.data_dir, config.dataset_download)
+    return Data(
+        fashion_mnist.CLASSES,
+        1,
+        _Viewed(*train, views.whole_train_view(config)),
+        _Viewed(*test, views.whole_view(config.image_size)),
+        [f"Fashion-MNIST in {folder}"],
+        GREY,
+    )
+
+
+NAMES: Mapping[str, Callable[[TrainConfig], Data]] = {
+    DIGITS.data: _digits,
+    FASHION_MNIST: _fashion_mnist,
+}
+"""Data that have a view of their own, by name."""
+
+
+class _Named(Dataset[tuple[Tensor, int]]):
+    """What a view makes of the images of a data set of timm, with their labels."""
+
+    def __init__(self, found: named.Named, view: Any) -> None:
+        self.images, self._found, self._view = named.Images(found), found, view
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = self._found.labelled(index)
+        return self._view(image), label
+
+
+def _named(config: TrainConfig) -> Data:
+    from bilevel.train import views
+
+    train, test = named.read(config.data, config.data_dir, config.dataset_download)
+    channels = len(train.labelled(0)[0])
+    return Data(
+        train.classes,
+        channels,
+        _Named(train, views.train_view(config, channels)),
+        _Named(test, views.test_view(config.image_size)),
+        [f"train: {len(train.found)} images", f"test: {len(test.found)} images"],
+        GREY if channels == 1 else IMAGENET,
+    )
 
 
 def _folder(config: TrainConfig) -> Data:

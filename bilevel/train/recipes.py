@@ -73,7 +73,7 @@ PER_MODEL: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 
 UNMARKED = (
     *("data", "recipe", "model", "task", "seed", "out", "device", "workers"),
-    *("compile", "checkpoint_blocks", "channels_last"),
+    *("compile", "checkpoint_blocks", "channels_last", "data_dir", "dataset_download"),
 )
 """Fields that say what is trained, where, or how it is computed: no recipe is left by them."""
 

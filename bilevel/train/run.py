@@ -18,11 +18,11 @@ from bilevel.models import BiFormerConfig
 from bilevel.train import checkpoint, data
 from bilevel.train.config import TrainConfig
 from bilevel.train.folders import ARCHITECTURE, CONFIG, DATA
-from bilevel.train.recipes import DIGITS, deviations, recipe_of
+from bilevel.train.recipes import deviations, recipe_of
 from bilevel.train.tasks import task_of
 
 MAY_CHANGE = (
-    *("data", "workers", "device", "out"),
+    *("data", "data_dir", "dataset_download", "workers", "device", "out"),
     *("channels_last", "compile", "checkpoint_blocks"),
 )
 """Settings that say where and how a run is computed, not what; nothing is said of a change."""
@@ -43,8 +43,9 @@ class Run:
 
     def settings(self) -> dict[str, Any]:
         """The config and the model, as types that JSON has."""
-        config = asdict(self.config) | {"out": str(self.folder)}
-        return config | {ARCHITECTURE: self.architecture.to_dict()}
+        config = asdict(self.config) | {"out": self.folder}
+        told = {name: str(x) if isinstance(x, Path) else x for name, x in config.items()}
+        return told | {ARCHITECTURE: self.architecture.to_dict()}
 
     def saved(self) -> dict[str, Any]:
         """The settings, and where they leave their recipe: the recipe's value and the run's."""
@@ -80,8 +81,10 @@ def create(config: TrainConfig, architecture: BiFormerConfig, summary: data.Summ
 
     Raises InputError if the folder exists, so that no run is overwritten, or cannot be created.
     """
-    if config.data != DIGITS.data:
+    if data.is_folder(config.data):
         config = replace(config, data=str(Path(config.data).resolve()))
+    if config.data_dir is not None:
+        config = replace(config, data_dir=config.data_dir.resolve())
     folder = config.out or _next_free(Path(config.data).name or "root")
     recipe = config.recipe or recipe_of(config.data)
     config = replace(config, out=folder, recipe=recipe, drop_path=architecture.drop_path)

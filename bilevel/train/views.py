@@ -30,6 +30,12 @@ def read_digit(path: str) -> Any:
     return np.array(_read(path, "L").resize((8, 8), Image.Resampling.BOX))
 
 
+def read_small(path: str) -> Any:
+    """An image file as one of Fashion-MNIST: 28 x 28 pixels, grey. Raises InputError if it is
+    none."""
+    return np.array(_read(path, "L").resize((28, 28), Image.Resampling.BOX))
+
+
 def _read(path: str, mode: str) -> Image.Image:
     try:
         with Image.open(path) as image:
@@ -81,11 +87,23 @@ def _enlarged(size: int) -> list[Any]:
     return [v2.ToImage(), _AS_FLOAT, v2.Resize(size, v2.InterpolationMode.BILINEAR)]
 
 
-def train_view(config: TrainConfig) -> v2.Compose:
-    """From an image, uint8 ``(3, H, W)``, to a random part of it, flipped or not, augmented."""
+def whole_view(size: int) -> v2.Compose:
+    """From a grey image ``(H, W)`` to uint8 ``(1, size, size)``, nothing of it cut off."""
     return v2.Compose(
-        [_crop(config), v2.RandomHorizontalFlip(config.hflip), *_augmented(config, 3)]
+        [v2.ToImage(), v2.Resize((size, size), v2.InterpolationMode.BILINEAR), v2.ToPureTensor()]
     )
+
+
+def whole_train_view(config: TrainConfig) -> v2.Compose:
+    """The same, flipped or not, augmented."""
+    flip = v2.RandomHorizontalFlip(config.hflip)
+    return v2.Compose([whole_view(config.image_size), flip, *_augmented(config, 1)])
+
+
+def train_view(config: TrainConfig, channels: int = 3) -> v2.Compose:
+    """From an image, uint8 ``(C, H, W)``, to a random part of it, flipped or not, augmented."""
+    flip = v2.RandomHorizontalFlip(config.hflip)
+    return v2.Compose([_crop(config), flip, *_augmented(config, channels)])
 
 
 def _crop(config: TrainConfig) -> Any:

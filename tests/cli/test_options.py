@@ -60,6 +60,8 @@ DRAWN: dict[str, Callable[[random.Random], Any]] = {
     "aug_repeats": lambda rng: rng.randrange(1, 9),
     "workers": lambda rng: rng.randrange(9),
     "device": lambda rng: rng.choice(["cpu", "cuda", "digits", "train"]),
+    "data_dir": lambda rng: Path(rng.choice(["digits", "/usr/share", "train"])),
+    "dataset_download": lambda rng: rng.random() < 0.5,
     "out": lambda rng: Path(rng.choice(["digits", "runs/x", "train", "eval"])),
 }
 """A value for each option; some are words that mean something elsewhere."""
