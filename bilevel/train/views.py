@@ -15,6 +15,9 @@ from bilevel.errors import InputError
 from bilevel.train.config import TrainConfig
 from bilevel.train.randaugment import Augmentation
 
+LONGEST = 10
+"""Length of what is seen of an image in testing, before it is resized, in widths."""
+
 
 def read_rgb(path: str) -> Tensor:
     """An image file, upright: uint8 ``(3, H, W)``. Raises InputError if it is none.
@@ -126,4 +129,14 @@ def _augmented(config: TrainConfig, channels: int) -> list[Any]:
 def test_view(size: int) -> v2.Compose:
     """The official evaluation: the shorter side to size / 0.875, then the centre; uint8."""
     resize = v2.Resize(round(size / 0.875), v2.InterpolationMode.BICUBIC)
-    return v2.Compose([resize, v2.CenterCrop(size)])
+    return v2.Compose([_middle, resize, v2.CenterCrop(size)])
+
+
+def _middle(image: Tensor) -> Tensor:
+    """The middle of an image that is very long: as long as it is, its shorter side at the size that
+    is resized to would make more pixels than memory has. What is seen stays where it was."""
+    longest = LONGEST * min(v2.functional.get_size(image))
+    # Less by one where the number that is cut off would be odd, for the centre stays.
+    size = [min(n, longest - (n - longest) % 2) for n in v2.functional.get_size(image)]
+    middle: Tensor = v2.functional.center_crop(image, size)
+    return middle

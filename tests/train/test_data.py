@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from bilevel import InputError
 from bilevel.train import data
@@ -207,3 +209,41 @@ def test_training_images_are_flipped_or_not_and_of_several_sizes() -> None:
     jitter = views.digit_train_view(DIGITS)
     areas = [float((jitter(square) > 0).sum()) for _ in range(40)]
     assert min(areas) < 0.87 * max(areas)
+
+
+class Largest(TorchDispatchMode):
+    """The bytes of the largest tensor that an operation makes."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = op(*args, **(kwargs or {}))
+        tensors = [x for x in tree_leaves(out) if isinstance(x, torch.Tensor)]
+        self.bytes = max([self.bytes, *(x.nbytes for x in tensors)])
+        return out
+
+
+@pytest.mark.parametrize("shape", [(1, 5000), (5000, 1), (3, 20_000), (9000, 7), (1, 1), (40, 200)])
+def test_very_long_images_take_little_memory(shape: tuple[int, int]) -> None:
+    from bilevel.train import views
+
+    image = torch.zeros(3, *shape, dtype=torch.uint8)
+    for view in (views.train_view(224), views.test_view(224)):
+        with Largest() as largest:
+            assert view(image).shape == (3, 224, 224)
+        assert largest.bytes < 64 * 2**20
+
+
+@pytest.mark.parametrize("shape", [(2, 100), (101, 2), (5, 200), (5, 51), (32, 48), (300, 20)])
+def test_of_long_images_the_middle_is_seen(shape: tuple[int, int]) -> None:
+    """As by the official evaluation, which resizes them whole."""
+    from torchvision.transforms import v2
+
+    from bilevel.train import views
+
+    rows, columns = (8 * (torch.arange(n) - (n - 1) / 2) for n in shape)  # brighter by 8 a pixel
+    image = (128 + rows[:, None] + columns).clamp(0, 255).to(torch.uint8).expand(3, *shape)
+    whole = v2.functional.resize(image, [73], v2.InterpolationMode.BICUBIC)
+    expected = v2.functional.center_crop(whole, [64, 64])
+    difference = (views.test_view(64)(image).int() - expected.int()).abs()
+    assert difference.max() <= (0 if max(shape) <= views.LONGEST * min(shape) else 3)
