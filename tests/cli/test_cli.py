@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -156,3 +157,14 @@ def test_every_command_has_a_file_and_a_line_in_the_table() -> None:
         match[1] for line in said if (match := re.fullmatch(r'"""``bilevel ([\w-]+)``"""', line))
     ]
     assert sorted(named) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize("given", ["5", None])
+def test_how_long_threads_wait_is_set_unless_it_was(
+    given: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOMP_SPINCOUNT", given or "")
+    if given is None:
+        monkeypatch.delenv("GOMP_SPINCOUNT")
+    main(["--version"])
+    assert os.environ["GOMP_SPINCOUNT"] == (given or "2000")

@@ -49,8 +49,8 @@ def test_round_trips(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
         source = tmp_path / file
         source = source / "model.safetensors" if source.is_dir() else source
     assert_same(load_file(tmp_path / "ours.safetensors"), params)
-    back = torch.load(tmp_path / "back.pth")["model"]
-    assert_same(back, to_official(params, config))
+    for file in ("official.pt", "back.pth"):
+        assert_same(torch.load(tmp_path / file)["model"], to_official(params, config))
     assert_same(conversion.read(tmp_path / "back.pth").params, params)
 
 

@@ -246,6 +246,13 @@ def test_near_misses_of_each_kind(args: str, meant: str) -> None:
     assert near(args.split()).endswith(f"; did you mean {meant}?")
 
 
+def test_nothing_is_suggested_for_an_option_that_is_right() -> None:
+    """However it is written."""
+    for option in ("--batch-size", "--batch_size", "--batch-size=8", "--batch_size=8"):
+        args = ["train", "digits", option, *["8"] * ("=" not in option), "--image-size", "large"]
+        assert "batch" not in near(args)
+
+
 def test_nothing_is_suggested_for_what_is_near_to_nothing() -> None:
     assert "did you mean" not in near(["frobnicate"])
     assert "did you mean" not in near(["train", "digits", "--qqqqq", "3"])

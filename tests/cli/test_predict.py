@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor, nn
 
 from bilevel.cli import main, predict
-from bilevel.train import data
+from bilevel.train import data, run
 
 OPTIONS = ("--model", "biformer_micro", "--image-size", "32", "--epochs", "1", "--workers", "0")
 
@@ -90,3 +92,33 @@ def test_the_first_answers_come_before_the_last_images_are_read(
     assert read == images
     waiting = [i - sum(printed[: i + 1]) for i in range(len(images))]
     assert max(waiting) < predict.AT_ONCE  # so many images are in memory, at most
+
+
+class Seen(Exception):
+    """A model was given images."""
+
+
+@pytest.mark.parametrize("command", ["predict", "eval"])
+def test_the_device_is_that_of_the_model_and_of_its_images(
+    trained: Path,
+    stripes: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    load = run.load
+
+    def look(model: nn.Module, inputs: tuple[Tensor]) -> None:
+        raise Seen({x.device.type for x in (*model.parameters(), *inputs)})
+
+    def watched(folder: Path, device: str) -> Any:
+        found, model = load(folder)  # nobody reads a checkpoint to such a device
+        model.to(device).register_forward_pre_hook(look)
+        return replace(found, config=replace(found.config, device=device)), model
+
+    monkeypatch.setattr(run, "load", watched)
+    images = map(str, stripes.glob("down/*.png"))
+    arguments = {"predict": [str(trained), *images], "eval": [str(trained)]}
+    with pytest.raises(SystemExit):
+        main([command, *arguments[command], "--device", "meta"])
+    assert "Seen: {'meta'}" in capsys.readouterr().err

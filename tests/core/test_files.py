@@ -26,7 +26,11 @@ APART = {
 
 
 @pytest.mark.parametrize(
-    "name", ["a.png", "a", ".hidden", "a.tar.gz", "x" * 251 + ".csv", "y" * 255, "z." + "s" * 253]
+    "name",
+    [
+        *("a.png", "a", ".hidden", "a.tar.gz", "x" * 251 + ".csv", "y" * 255, "z." + "s" * 253),
+        *("é" * 126, "ü" * 125 + ".csv"),  # of two bytes each
+    ],
 )
 def test_a_file_is_replaced_at_the_end(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
@@ -39,8 +43,13 @@ def test_a_file_is_replaced_at_the_end(tmp_path: Path, name: str) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_two_long_names_have_two_partial_files(tmp_path: Path) -> None:
-    a, b = (tmp_path / ("x" * 249 + end) for end in ("a.csv", "b.csv"))
+@pytest.mark.parametrize(
+    "names",
+    [("x" * 249 + "a.csv", "x" * 249 + "b.csv"), ("x." + "s" * 240 + "a", "x." + "s" * 240 + "b")],
+    ids=["stems", "suffixes"],
+)
+def test_two_long_names_have_two_partial_files(tmp_path: Path, names: tuple[str, str]) -> None:
+    a, b = (tmp_path / name for name in names)
     with replacing(a) as first, replacing(b) as second:
         assert first != second
         first.write_text("a")

@@ -226,3 +226,27 @@ def test_a_module_that_is_missing_beside_the_library(install: Callable[..., None
     )
     why_not = [status.why_not for status in bilevel.backends()]
     assert why_not == [f"{missing[0]} is not installed", f"{missing[1]} is not installed", None]
+
+
+@pytest.mark.parametrize(
+    ("programs", "ready"),
+    [
+        (("no-such-program", sys.executable), True),
+        ((sys.executable, "no-such-program"), True),
+        (("no-such-program", "neither-this"), False),
+        (("$BILEVEL_TEST_PROGRAM",), True),
+        (("$NO_SUCH_VARIABLE", "no-such-program"), False),
+    ],
+)
+def test_of_several_programs_one_is_enough(
+    put: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    programs: tuple[str, ...],
+    ready: bool,
+) -> None:
+    monkeypatch.setenv("BILEVEL_TEST_PROGRAM", f"{sys.executable} -with options")
+    spec = replace(OTHER, programs=programs)
+    put(Point("other", "other:SPEC", spec))
+    (row,) = (row for row in bilevel.backends() if row.name == "other")
+    missing = f"none of {', '.join(programs)} is there to run"
+    assert row.why_not == (None if ready else missing)

@@ -228,7 +228,7 @@ def test_very_long_images_take_little_memory(shape: tuple[int, int]) -> None:
     from bilevel.train import views
 
     image = torch.zeros(3, *shape, dtype=torch.uint8)
-    for view in (views.train_view(224), views.test_view(224)):
+    for view in (views.train_view(replace(CONFIG, image_size=224)), views.test_view(224)):
         with Largest() as largest:
             assert view(image).shape == (3, 224, 224)
         assert largest.bytes < 64 * 2**20
