@@ -31,3 +31,15 @@ class WeightsError(BilevelError, ValueError):
 
 class InputError(BilevelError, ValueError):
     """A file, folder or setting from outside that cannot be used."""
+
+
+class Stopped(BilevelError):
+    """A training run that was asked to end, and saved itself before."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
+class AnotherProcess(BilevelError):
+    """Something that another of the processes of a training run says itself."""

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
-from bilevel.errors import BilevelError
+from bilevel.errors import AnotherProcess, BilevelError, Stopped
 
 FAULT, FAILED, INTERRUPTED = 1, 2, 130
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -46,6 +46,8 @@ def run(command: Callable[[], None], debug: bool) -> None:
         if not end.code:
             raise
         _end(end, debug, f"ended with {end.code}", FAILED)
+    except Stopped as error:
+        _end(error, debug, reason(error), 128 + error.signal)
     except KeyboardInterrupt as error:
         _end(error, debug, "interrupted", INTERRUPTED)
     except BaseException as error:
@@ -115,11 +117,18 @@ def _end(error: BaseException, debug: bool, said: str, code: int) -> None:
     try:
         if debug:
             traceback.print_exception(error)
-        print(f"bilevel: {said}", file=sys.stderr, flush=True)
+        if not isinstance(error, AnotherProcess):
+            print(f"bilevel: {_rank()}{said}", file=sys.stderr, flush=True)
     except OSError:  # nobody is there to read it
         _discard(sys.stderr)
     _discard(sys.stdout)
     raise SystemExit(code) from None
+
+
+def _rank() -> str:
+    """Which process speaks, if it is not the first of several that torchrun started."""
+    rank = os.environ.get("RANK", "0")
+    return "" if rank == "0" else f"process {rank}: "
 
 
 def _let_go(error: BaseException) -> None:

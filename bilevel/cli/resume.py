@@ -18,6 +18,6 @@ class Resume:
     """Folder of the run."""
 
     def __call__(self) -> None:
-        from bilevel.train.loop import resume
+        from bilevel.train.start import resume
 
         print_score(resume(self.run, CONSOLE))

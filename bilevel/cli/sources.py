@@ -66,8 +66,8 @@ def _about(run: Run) -> About:
     from bilevel.timm import About
     from bilevel.train import checkpoint, table
 
-    _, position = checkpoint.read(run.checkpoint, "cpu")
-    last = table.read(run.table, position.epoch)[-1]
+    epochs = checkpoint.read_position(run.checkpoint()).epoch
+    last = table.read(run.table, epochs)[-1] if epochs else {}
     data = run.data
     return About(
         data=f"{Path(run.config.data).name}: {data.train_images} images to train on and "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from tyro.conf import OmitArgPrefixes
 
@@ -15,11 +16,13 @@ class Train:
     """Train a BiFormer on `digits` or on a folder of images."""
 
     config: OmitArgPrefixes[TrainConfig]
+    resume: Literal["never", "auto"] = "never"
+    """`auto`: go on with the run in the folder `--out` if there is one, else begin it."""
 
     def __call__(self) -> None:
-        from bilevel.train.loop import train
+        from bilevel.train.start import train
 
-        print_score(train(self.config, CONSOLE))
+        print_score(train(self.config, CONSOLE, self.resume == "auto"))
 
 
 def with_defaults(defaults: TrainConfig) -> type[Train]:

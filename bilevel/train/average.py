@@ -9,6 +9,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from bilevel.train.distributed import own_part
+
 Average: TypeAlias = Mapping[str, Tensor]
 """Parameters and buffers of a model, averaged, by their names in its state_dict."""
 
@@ -24,8 +26,8 @@ def update(average: Average, model: nn.Module, decay: float) -> None:
     old, new = [], []
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point():
-            old.append(average[name])
-            new.append(tensor)
+            old.append(own_part(average[name]))
+            new.append(own_part(tensor))
         else:
             average[name].copy_(tensor)
     torch._foreach_lerp_(old, new, 1 - decay)

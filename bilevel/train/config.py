@@ -113,6 +113,12 @@ class TrainConfig:
     checkpoint_blocks: bool = False
     """Keep only the inputs of blocks and compute the rest again going backward (activation
     checkpointing): less memory, a third more time."""
+    sync_bn: bool = False
+    """On several devices: normalise batches over all of them."""
+    shard: bool = False
+    """On several devices: split parameters, gradients and the optimizer's state over them."""
+    save_minutes: float = 10
+    """Minutes after which a checkpoint is saved, beside that of each epoch."""
     seed: int = 0
     """Of the initial weights, the order of the images and all that is random in training."""
     workers: int = 2
@@ -137,7 +143,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None or name not in _OPTIONAL:
                 object.__setattr__(self, name, rule(name, value, least, most))
-        for name in ("channels_last", "compile", "checkpoint_blocks", "dataset_download"):
+        flags = ("channels_last", "compile", "checkpoint_blocks", "dataset_download")
+        for name in (*flags, "sync_bn", "shard"):
             choice(name, getattr(self, name), (False, True))
 
     @property
@@ -184,6 +191,7 @@ _RANGES: Mapping[str, tuple[Callable[..., float], float, float]] = {
     "label_smoothing": (number, 0, 0.99),
     "drop_path": (number, 0, 0.99),
     "aug_repeats": (count, 1, 100),
+    "save_minutes": (number, 0, 1e6),
     "seed": (count, 0, 2**31 - 1),
     "workers": (count, 0, 1024),
 }

@@ -35,9 +35,13 @@ class _Read(NamedTuple):
 class Unreadable(dict[int, str]):
     """The images that could not be read, by their numbers, with the reasons."""
 
+    def are_too_many(self, images: int) -> bool:
+        """Whether these are too many of so many images."""
+        return len(self) > MOST_UNREADABLE * images
+
     def check(self, images: int) -> None:
-        """Raise InputError if there are too many among so many images."""
-        if len(self) > MOST_UNREADABLE * images:
+        """Raise InputError if these are too many of so many images."""
+        if self.are_too_many(images):
             raise InputError(self.in_words(images))
 
     def in_words(self, images: int) -> str:
@@ -73,13 +77,12 @@ class Planned:
     def steps(self, begin: int, end: int) -> Generator[Batch]:
         """The batches of the steps from ``begin`` to before ``end``.
 
-        Raises InputError if too many images cannot be read.
+        Raises InputError if an image cannot be read, nor any of many others in its place.
         """
         samples = (self.plan.samples(step) for step in range(begin, end))
         loader = _loader(self._dataset, self.config, batch_sampler=_Once(samples))
         for step, read in enumerate(workers.each(loader), begin):
             self.unreadable.update(read.unreadable)
-            self.unreadable.check(self.plan.images)
             yield self._erased(_on_device(read, self._normalise, self.config.device), step)
 
     def _erased(self, batch: Batch, step: int) -> Batch:

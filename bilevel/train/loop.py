@@ -1,127 +1,168 @@
-"""The loop: epochs of steps and tests, from the start or from a checkpoint."""
+"""The loop: epochs of steps and tests, from the start or from any step of a run."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from rich.console import Console
 
-from bilevel.train import checkpoint, data, draws, pictures, recipes, table
-from bilevel.train.config import TrainConfig
+from bilevel.errors import Stopped
+from bilevel.train import data, draws, pictures, stopping, table
 from bilevel.train.data import Batch
+from bilevel.train.distributed import World, whole
+from bilevel.train.keeping import Keeper
 from bilevel.train.loader import InOrder, Planned, plan_of
 from bilevel.train.metrics import Sums
-from bilevel.train.plan import Plan
+from bilevel.train.not_finite import Watch
 from bilevel.train.progress import Display, display
-from bilevel.train.run import Run, build_model, check_settings, create, find_data, reopen
-from bilevel.train.step import State, evaluate, evaluate_average, initial_state, step
+from bilevel.train.reading import Reading
+from bilevel.train.run import Run
+from bilevel.train.step import State, evaluate, evaluate_average, step
 from bilevel.train.table import Row
 
-SHOWN = 10
-"""Steps from one look at the metrics to the next: each look waits for the device."""
+LOOK = 10
+"""Steps from one look at the metrics to the next on a device that works by itself: each look waits
+for it."""
 
 
-class Training(NamedTuple):
+@dataclass(frozen=True)
+class Training:
     """A run, and what its epochs use again and again."""
 
     run: Run
-    plan: Plan
+    world: World
+    planned: Planned
     batches: Iterator[Batch]
     test: InOrder
     display: Display
+    keeper: Keeper
+    watch: Watch
+    reading: Reading
+    asked: Callable[[], int]
+    """Which signal asked the run to end, 0 if none did."""
+    every: int
+    """Steps from one look to the next."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """As the plan has it."""
+        return self.planned.plan.steps_per_epoch
 
 
-def train(config: TrainConfig, console: Console) -> dict[str, float]:
-    """Train from the start, in a new folder.
-
-    Returns what was measured on the test images after the last epoch, by name.
-    """
-    images = data.find(config)
-    architecture = config.architecture(len(images.classes), images.in_chans)
-    torch.manual_seed(config.seed)
-    model = build_model(config, architecture)
-    state = initial_state(model, config, plan_of(config, images).steps_per_epoch)
-    run = create(config, architecture, images.summary())
-    console.print(
-        f"training {config.model}, drop path {run.config.drop_path}, on {config.data}, "
-        f"run folder {run.folder}"
-    )
-    _say([*recipes.in_words(run.config), *images.notes], console)
-    return _epochs(run, images, state, [], console)
-
-
-def resume(folder: Path, console: Console) -> dict[str, float]:
-    """Go on with a run from its checkpoint, to the end of its epochs: the same numbers as if it
-    had never stopped. Returns what :func:`train` does."""
-    run = reopen(folder)
-    images = find_data(run)
-    model = build_model(run.config, run.architecture)
-    state = initial_state(model, run.config, plan_of(run.config, images).steps_per_epoch)
-    state, position = checkpoint.restore(state, run.checkpoint, run.config.device)
-    changes = check_settings(run, position)
-    epoch = position.epoch
-    rows = table.read(run.table, epoch)
-    console.print(f"going on after epoch {epoch} of {run.config.epochs}, run folder {run.folder}")
-    _say([*changes, *images.notes], console)
-    return _epochs(run, images, state, rows, console)
-
-
-def _say(lines: Sequence[str], console: Console) -> None:
-    for line in lines:
-        console.print(line)
-
-
-def _epochs(
-    run: Run, images: data.Data, state: State, rows: list[Row], console: Console
+def epochs(
+    run: Run,
+    images: data.Data,
+    state: State,
+    rows: Sequence[Row],
+    sums: Sums | None,
+    world: World,
+    console: Console,
 ) -> dict[str, float]:
-    """The epochs that ``rows`` does not have yet, each ended by a checkpoint and a row."""
+    """The epochs that ``rows`` does not have yet, each ended by a row and a checkpoint. The first
+    of them has begun where ``sums`` are what was measured in it. Then pictures are drawn.
+
+    Returns what was measured on the test images after the last epoch, by name. Raises Stopped if a
+    signal ended the run.
+    """
     import matplotlib  # noqa: F401 # what draws the end of a run is there before its first epoch
 
-    plan, test = plan_of(run.config, images), InOrder(images, run.config)
-    steps = run.config.epochs * plan.steps_per_epoch
-    batches = Planned(images, plan, run.config).steps(state.step, steps)
-    with display(console, state.step, steps) as shown, closing(batches):
-        training = Training(run, plan, batches, test, shown)
+    rows = list(rows)
+    with ExitStack() as stack:
+        training = _training(run, images, state.step, world, console, stack)
         for epoch in range(len(rows) + 1, run.config.epochs + 1):
-            state, row = _epoch(training, state, epoch)
-            rows = [*rows, row]
-            # In this order: of a table that is ahead of the checkpoint, the last row is redone.
-            table.write(rows, run.table)
-            checkpoint.save(run.checkpoint, state, epoch, run.lasting())
+            state, total = _steps(training, state, rows, epoch, sums if world.first else None)
+            rows.append(_tested(training, state, epoch, *total))
+            training.keeper.after_epoch(state, rows)
+            sums = None
     draws.hand_out(state.model, None)
-    pictures.save(pictures.curves(rows), run.curves)
-    with torch.inference_mode():
-        figure = state.task.draw(state.model.eval(), test, images.classes)
-    pictures.save(figure, run.predictions)
+    with whole(state.model):
+        world.by_first(lambda: _draw(run, images, state, rows))
     return table.measured(rows[-1], "test")
 
 
-def _epoch(training: Training, state: State, epoch: int) -> tuple[State, Row]:
-    """One pass over the training images, then the test images."""
-    plan, shown = training.plan, training.display
-    begin, lr = time.perf_counter(), state.schedule(state.step)
-    total: Sums | None = None
-    for batch in islice(training.batches, plan.steps_per_epoch):
+def _training(
+    run: Run, images: data.Data, step: int, world: World, console: Console, stack: ExitStack
+) -> Training:
+    config = run.config
+    plan = plan_of(config, images, world.ranks, world.rank)
+    planned, end = Planned(images, plan, config), config.epochs * plan.steps_per_epoch
+    return Training(
+        run=run,
+        world=world,
+        planned=planned,
+        batches=stack.enter_context(closing(planned.steps(step, end))),
+        test=InOrder(images, config, world.ranks, world.rank),
+        display=stack.enter_context(display(console, step, end)),
+        keeper=Keeper(run, world, plan.steps_per_epoch),
+        watch=Watch(run, world, planned, console),
+        reading=Reading(run, world, planned, console),
+        asked=stack.enter_context(stopping.asked()),
+        every=1 if torch.device(config.device).type == "cpu" else LOOK,
+    )
+
+
+def _steps(
+    training: Training, state: State, rows: Sequence[Row], epoch: int, sums: Sums | None
+) -> tuple[State, tuple[dict[str, float], float]]:
+    """The steps of an epoch that are left; what was measured in all of them, and images a second
+    in these."""
+    total, begin, first = sums, time.perf_counter(), state.step
+    plan, end = training.planned.plan, epoch * training.steps_per_epoch
+
+    def speed() -> float:
+        return (state.step - first) * plan.batch / (time.perf_counter() - begin)
+
+    for batch in islice(training.batches, end - first):
         draws.begin_step(state.model, plan, state.step, training.run.config.device)
-        state, sums = step(state, batch)
-        total = sums if total is None else total + sums
-        if state.step % SHOWN == 0:
-            shown.update(state.step, epoch, total.means(), _speed(total, begin))
-    assert total is not None, "a training set is never empty"
-    train, speed = total.means(), _speed(total, begin)
-    test = evaluate(state.task, state.model, training.test)
+        state, measured = step(state, batch)
+        measured = training.watch.counted(state, measured)
+        total = measured if total is None else total + measured
+        if state.step % training.every == 0 or state.step == end:
+            _look(training, state, rows, total)
+        if state.step % LOOK == 0:
+            training.display.update(state.step, epoch, total.means(), speed())
+    return state, (training.world.total(total).means(), speed())
+
+
+def _look(training: Training, state: State, rows: Sequence[Row], total: Sums) -> None:
+    """What all processes decide together, now and then: whether to go on, and to save."""
+    training.watch.look(state)
+    signal, due, unread = training.world.largest(
+        training.asked(), training.keeper.is_due(), training.reading.news()
+    )
+    if unread:
+        training.reading.look()
+    if signal or due:
+        training.keeper.within_epoch(state, rows, total)
+    if signal:
+        raise Stopped(
+            f"asked to end by signal {signal}: saved after step {state.step}; go on by: "
+            f"bilevel resume {training.run.folder}",
+            signal,
+        )
+
+
+def _tested(
+    training: Training, state: State, epoch: int, train: dict[str, float], speed: float
+) -> Row:
+    """The row of an epoch whose steps are done, from what was measured in them."""
+    shown, world = training.display, training.world
+    lr = state.schedule((epoch - 1) * training.steps_per_epoch)
+    test = evaluate(state.task, state.model, training.test, world)
     shown.update(state.step, epoch, train, speed)
-    ema = evaluate_average(state, training.test)
+    ema = evaluate_average(state, training.test, world)
     shown.epoch(epoch, {"train": train, "test": test, "ema": ema}, speed)
-    return state, table.row(epoch, lr, train, test, ema, speed)
+    return table.row(epoch, lr, train, test, ema, speed)
 
 
-def _speed(total: Sums, begin: float) -> float:
-    """Images per second."""
-    return total.images / (time.perf_counter() - begin)
+def _draw(run: Run, images: data.Data, state: State, rows: Sequence[Row]) -> None:
+    pictures.save(pictures.curves(rows), run.curves)
+    with torch.inference_mode():
+        every = InOrder(images, run.config)
+        figure = state.task.draw(state.model.eval(), every, images.classes)
+    pictures.save(figure, run.predictions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -23,12 +24,15 @@ from bilevel.train.tasks import task_of
 
 MAY_CHANGE = (
     *("data", "data_dir", "dataset_download", "workers", "device", "out"),
-    *("channels_last", "compile", "checkpoint_blocks"),
+    *("channels_last", "compile", "checkpoint_blocks", "shard", "save_minutes"),
 )
 """Settings that say where and how a run is computed, not what; nothing is said of a change."""
 
 
 DEVIATIONS = "deviations"
+"""A field for people to read: where settings leave their recipe."""
+EARLIER = "checkpoint.safetensors"
+"""The checkpoint that earlier versions kept, with models that are read as before."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,30 @@ class Run:
         return {name: v for name, v in self.settings().items() if name not in MAY_CHANGE}
 
     @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.folder / "checkpoints"
+
     def checkpoint(self) -> Path:
-        """Weights, and the state of the optimizer, after the last epoch done."""
-        return self.folder / "checkpoint.safetensors"
+        """The newest checkpoint that is whole; in a run of an earlier version, its only one.
+
+        Raises InputError if there is none.
+        """
+        found, _ = checkpoint.newest(self.checkpoints)
+        path = found or self.folder / EARLIER
+        if not path.is_file():
+            raise InputError(f"expected a checkpoint in {self.checkpoints}, found none yet")
+        return path
+
+    @property
+    def not_finite(self) -> Path:
+        """The folder of batches whose loss or gradients were not finite."""
+        return self.folder / "not-finite"
+
+    @property
+    def unreadable(self) -> Path:
+        """The list of images that could not be read."""
+        return self.folder / "unreadable.txt"
 
     @property
     def table(self) -> Path:
@@ -81,14 +106,9 @@ def create(config: TrainConfig, architecture: BiFormerConfig, summary: data.Summ
 
     Raises InputError if the folder exists, so that no run is overwritten, or cannot be created.
     """
-    if data.is_folder(config.data):
-        config = replace(config, data=str(Path(config.data).resolve()))
-    if config.data_dir is not None:
-        config = replace(config, data_dir=config.data_dir.resolve())
+    config = settled(config, architecture)
     folder = config.out or _next_free(Path(config.data).name or "root")
-    recipe = config.recipe or recipe_of(config.data)
-    config = replace(config, out=folder, recipe=recipe, drop_path=architecture.drop_path)
-    run = Run(folder, config, architecture, summary)
+    run = Run(folder, replace(config, out=folder), architecture, summary)
     try:
         folder.mkdir(parents=True)
         _begin(run)
@@ -97,12 +117,31 @@ def create(config: TrainConfig, architecture: BiFormerConfig, summary: data.Summ
     return run
 
 
+def settled(config: TrainConfig, architecture: BiFormerConfig) -> TrainConfig:
+    """A config as a run has it: nothing is left to be decided, but for its folder."""
+    if data.is_folder(config.data):
+        config = replace(config, data=str(Path(config.data).resolve()))
+    if config.data_dir is not None:
+        config = replace(config, data_dir=config.data_dir.resolve())
+    recipe = config.recipe or recipe_of(config.data)
+    return replace(config, recipe=recipe, drop_path=architecture.drop_path)
+
+
+def write_config(run: Run) -> None:
+    """Write the settings of a run. Raises OSError if that cannot be."""
+    _write(run.folder / CONFIG, run.saved())
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(values, indent=2) + "\n")
+
+
 def _begin(run: Run) -> None:
     """Write the files that say what a run is, all or none."""
     try:
-        for name, values in ((CONFIG, run.saved()), (DATA, run.data._asdict())):
-            with replacing(run.folder / name) as partial:
-                partial.write_text(json.dumps(values, indent=2) + "\n")
+        write_config(run)
+        _write(run.folder / DATA, run.data._asdict())
     except OSError:
         rmtree(run.folder, ignore_errors=True)
         raise
@@ -200,8 +239,8 @@ def load(folder: Path, device: str | None = None) -> tuple[Run, nn.Module]:
     """
     run = reopen(folder, device)
     model = build_model(run.config, run.architecture)
-    tensors, _ = checkpoint.read(run.checkpoint, run.config.device)
-    checkpoint.load_model(model, tensors, run.checkpoint)
+    path = run.checkpoint()
+    checkpoint.load_model(model, checkpoint.read(path, run.config.device).tensors, path)
     return run, model.eval()
 
 

@@ -15,9 +15,11 @@ from bilevel.train.augment import Mixing
 from bilevel.train.average import Average, averaged
 from bilevel.train.config import TrainConfig
 from bilevel.train.data import Batch
+from bilevel.train.distributed import ALONE, World, whole, whole_tensor
 from bilevel.train.metrics import Sums
 from bilevel.train.optimizer import is_fused, optimizer_of, set_lr
 from bilevel.train.schedule import Schedule, schedule
+from bilevel.train.sync_norm import synchronised
 from bilevel.train.tasks import Task, task_of
 
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -30,6 +32,9 @@ class State(NamedTuple):
     task: Task
     config: TrainConfig
     model: nn.Module
+    replica: nn.Module
+    """The model as a step calls it: it shares its gradients with other processes, if there are
+    any."""
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     average: Average | None
@@ -45,18 +50,25 @@ class State(NamedTuple):
     """Steps done."""
 
 
-def initial_state(model: nn.Module, config: TrainConfig, steps_per_epoch: int) -> State:
+def initial_state(
+    model: nn.Module, config: TrainConfig, steps_per_epoch: int, world: World = ALONE
+) -> State:
     """A state before the first step, of a model that is on its device, and is made ready in place
-    for how the config computes: its memory, what is kept for the backward pass, compilation.
+    for how the config computes: its memory, what is kept for the backward pass, compilation, what
+    it has in common with other processes.
 
     Raises ArgumentError if timm has no such optimizer.
     """
+    if config.sync_bn and world.ranks > 1:
+        synchronised(model, config.device)
     _prepare(model, config)
+    replica = world.replica(model, config.shard)
     device = _device_of(model)
     return State(
         task=task_of(config),
         config=config,
         model=model,
+        replica=replica,
         optimizer=optimizer_of(model, config),
         schedule=schedule(config, steps_per_epoch),
         average=average.average_of(model) if config.model_ema_decay else None,
@@ -89,7 +101,7 @@ def step(state: State, batch: Batch) -> tuple[State, Sums]:
     total: Sums | None = None
     for rows in _parts(len(batch.labels), config.grad_accum_steps):
         last = rows.stop == len(batch.labels)
-        with nullcontext() if last else _without_sync(model), draws.part(model, rows):
+        with nullcontext() if last else _without_sync(state.replica), draws.part(model, rows):
             sums = _backward(state, batch, rows)
         total = sums if total is None else total + sums
     assert total is not None, "a batch is never empty"
@@ -108,7 +120,7 @@ def _backward(state: State, whole: Batch, rows: slice) -> Sums:
     batch = whole if share == 1 else Batch(whole.images[rows], whole.labels[rows])
     targets = state.task.targets(batch)
     with autocast(state.model, state.config):
-        outputs = state.task.outputs(state.model, batch.images, targets)
+        outputs = state.task.outputs(state.replica, batch.images, targets)
         loss, sums = state.task.loss(outputs, targets)
     state.scaler.scale(loss * share).backward()
     return Sums(len(batch.images), sums)
@@ -120,7 +132,7 @@ def _update(state: State) -> Tensor:
     optimizer, scaler = state.optimizer, state.scaler
     scaler.unscale_(optimizer)
     grads = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(grads)
+    norm = whole_tensor(torch.nn.utils.get_total_norm(grads))
     finite = norm.isfinite()
     if state.config.clip_grad is not None:
         parameters = [p for g in optimizer.param_groups for p in g["params"]]
@@ -169,23 +181,28 @@ def _device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def evaluate_average(state: State, batches: Iterable[Batch]) -> dict[str, float]:
+def evaluate_average(
+    state: State, batches: Iterable[Batch], world: World = ALONE
+) -> dict[str, float]:
     """What :func:`evaluate` says of the averaged weights; empty if there are none."""
     if state.average is None:
         return {}
     with averaged(state.model, state.average) as model:
-        return evaluate(state.task, model, batches)
+        return evaluate(state.task, model, batches, world)
 
 
-@torch.inference_mode()
-def evaluate(task: Task, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-    """The task's summary of a model on all batches; the model is left in evaluation mode."""
+def evaluate(
+    task: Task, model: nn.Module, batches: Iterable[Batch], world: World = ALONE
+) -> dict[str, float]:
+    """The task's summary of a model on all batches, those of other processes too; the model is left
+    in evaluation mode, with the buffers of the first process."""
     model.eval()
+    world.share_buffers(model)
     total: Sums | None = None
-    for batch in batches:
-        targets = task.targets(batch)
-        outputs = task.outputs(model, batch.images, targets)
-        measured = Sums(len(batch.images), task.measure(outputs, targets))
-        total = measured if total is None else total + measured
-    assert total is not None, "a test set is never empty"
-    return task.summary(total)
+    with whole(model), torch.inference_mode():
+        for batch in batches:
+            targets = task.targets(batch)
+            outputs = task.outputs(model, batch.images, targets)
+            measured = Sums(len(batch.images), task.measure(outputs, targets))
+            total = measured if total is None else total + measured
+    return task.summary(world.total(total))

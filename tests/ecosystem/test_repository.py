@@ -107,13 +107,13 @@ def test_wrong_arguments_are_one_line(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def run(stripes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from bilevel.train import loop
+    from bilevel.train import start
 
     out = tmp_path_factory.mktemp("push") / "run"
     config = TrainConfig(
         str(stripes), "biformer_micro", image_size=32, epochs=1, batch_size=4, workers=0, out=out
     )
-    loop.train(config, QUIET)
+    start.train(config, QUIET)
     return out
 
 

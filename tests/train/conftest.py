@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 from rich.console import Console
 
-from bilevel.train import loop
+from bilevel.train import start
 from bilevel.train.config import TrainConfig
 
 QUIET = Console(quiet=True)
@@ -48,7 +48,7 @@ def quiet() -> Console:
 def trained(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """The run of that config; not to be changed."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    return Trained(folder, loop.train(replace(config, out=folder), QUIET))
+    return Trained(folder, start.train(replace(config, out=folder), QUIET))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from torch import nn
 from bilevel import ArgumentError
 from bilevel.models.config import MODELS
 from bilevel.train import config as configs
-from bilevel.train import loop
+from bilevel.train import loop, start
 from bilevel.train.config import TaskName, TrainConfig
 from bilevel.train.data import Batch
 from bilevel.train.recipes import DIGITS
@@ -56,7 +56,7 @@ def first_step(
 
     monkeypatch.setattr(loop, "step", step)
     with pytest.raises(Stop):
-        loop.train(replace(config, out=out), quiet)
+        start.train(replace(config, out=out), quiet)
     monkeypatch.undo()
     return seen
 
@@ -133,6 +133,7 @@ def test_no_field_is_left_out() -> None:
     # In the tests of data, runs, tasks, recipes, optimizers and augmentation.
     elsewhere = {"data", "out", "device", "task", "recipe", "momentum"}
     elsewhere |= {"data_dir", "dataset_download", "remode", "mixup_prob", "mixup_switch_prob"}
+    elsewhere |= {"sync_bn", "shard", "save_minutes"}  # in those of several processes, and survival
     assert {field.name for field in fields(TrainConfig)} == set(ARRIVES) | elsewhere
 
 
@@ -187,7 +188,7 @@ def test_the_drop_path_that_was_resolved_is_saved_and_shown(
     for given, expected in ((None, 0.05), (0.25, 0.25)):
         said, out = StringIO(), tmp_path / str(given)
         with pytest.raises(Stop):
-            loop.train(replace(config, drop_path=given, out=out), Console(file=said, width=500))
+            start.train(replace(config, drop_path=given, out=out), Console(file=said, width=500))
         saved = json.loads((out / "config.json").read_text())
         assert (saved["drop_path"], saved["architecture"]["drop_path"]) == (expected, expected)
         assert f"training biformer_micro, drop path {expected}, on" in said.getvalue()
@@ -212,7 +213,7 @@ def test_each_epoch_and_each_seed_has_its_own_order_and_augmentation(
 
     monkeypatch.setattr(loop, "step", step)
     for seed in (0, 1):
-        loop.train(replace(config, seed=seed, epochs=2, out=tmp_path / str(seed)), quiet)
+        start.train(replace(config, seed=seed, epochs=2, out=tmp_path / str(seed)), quiet)
     steps = len(seen) // 4
     epochs = [seen[i * steps : (i + 1) * steps] for i in range(4)]
     for part in range(3):
@@ -235,6 +236,6 @@ def test_the_data_the_device_and_the_folder_arrive(
         for device in ("cpu", "meta"):
             out = tmp_path / f"{channels}-{device}"
             with pytest.raises(Stop):
-                loop.train(replace(config, data=name, device=device, out=out), quiet)
+                start.train(replace(config, data=name, device=device, out=out), quiet)
             assert seen == {"model": {device}, "batch": {device}, "channels": channels}
             assert (out / "config.json").is_file()

@@ -4,7 +4,6 @@ read is replaced, counted and named."""
 from __future__ import annotations
 
 import multiprocessing
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -163,20 +162,6 @@ def test_an_unreadable_test_image_is_left_out() -> None:
     labels = [x for batch in test for x in batch.labels.tolist()]
     assert labels == list(range(4, 400))
     assert set(test.unreadable) == {0, 1, 2, 3}
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_too_many_unreadable_images_stop_a_run_with_their_names(
-    stripes: Path, tmp_path: Path, workers: int
-) -> None:
-    shutil.copytree(stripes, tmp_path / "images")
-    for i in range(10):
-        (tmp_path / "images" / "down" / f"{i}.png").write_bytes(b"not an image")
-    config = replace(CONFIG, data=str(tmp_path / "images"), workers=workers)
-    with pytest.raises(InputError) as error:
-        read(data.find(config), 0, 4, config)
-    assert "of 16 images cannot be read: cannot read the image" in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

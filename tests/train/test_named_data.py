@@ -17,7 +17,7 @@ from rich.console import Console
 from torchvision import datasets
 
 from bilevel import InputError
-from bilevel.train import data, fashion_mnist, loop, named
+from bilevel.train import data, fashion_mnist, named, start
 from bilevel.train.config import TrainConfig
 from bilevel.train.loader import InOrder
 from bilevel.train.recipes import config
@@ -144,7 +144,7 @@ def test_a_run_on_clothes_is_tested_and_predicts(
     monkeypatch.chdir(tmp_path)
     clothes(tmp_path / "there")
     run = replace(RUN, data_dir=Path("there"), aa="rand-m9-inc1", reprob=0.5, mixup=0.5)
-    test = loop.train(run, Console(quiet=True))
+    test = start.train(run, Console(quiet=True))
     assert list(test) == ["loss", "accuracy"]
     saved, _ = load(Path("runs", "fashion-mnist-1"))
     monkeypatch.chdir("/")
@@ -167,7 +167,7 @@ def test_a_name_of_timm_is_a_data_set_of_its(stripes: Path, tmp_path: Path) -> N
         "torch/image_folder", "biformer_micro", image_size=32, epochs=1, batch_size=4, workers=1,
         data_dir=root, out=tmp_path / "run",
     )  # fmt: skip
-    loop.train(run, Console(quiet=True))
+    start.train(run, Console(quiet=True))
     saved, _ = load(tmp_path / "run")
     assert saved.data == (["across", "down"], 3, 20, 20)
     found = data.find(saved.config)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from bilevel import ArgumentError
 from bilevel.models.modules import DropPath
-from bilevel.train import average, checkpoint, loop, step, table
+from bilevel.train import average, checkpoint, step, table
+from bilevel.train import start as begin
 from bilevel.train.config import TrainConfig
 from bilevel.train.data import Batch
 from bilevel.train.optimizer import optimizer_of
@@ -141,8 +142,9 @@ def test_the_average_and_the_scale_go_on_from_a_checkpoint(batch: Batch, tmp_pat
     for each in (batch, bad, batch):
         state, _ = step.step(state, each)
     assert state.scaler.get_scale() == 2.0**15
-    checkpoint.save(tmp_path / "state.safetensors", state, 1, {})
-    again, _ = checkpoint.restore(start(**values), tmp_path / "state.safetensors", "cpu")
+    path = tmp_path / "state.safetensors"
+    checkpoint.write(path, checkpoint.content(state, 1, {}, None))
+    again, _ = checkpoint.restore(start(**values), checkpoint.read(path, "cpu"), path)
     assert again.scaler.state_dict() == state.scaler.state_dict()
     for _ in range(2):
         (state, _), (again, _) = step.step(state, batch), step.step(again, batch)
@@ -158,7 +160,7 @@ def test_the_average_is_tested_beside_the_weights(stripes: Path, tmp_path: Path)
     for decay in (0.0, 0.9):
         out = tmp_path / str(decay)
         each = replace(run, batch_size=4, out=out, model_ema_decay=decay)
-        test = loop.train(each, Console(file=said, width=300))
+        test = begin.train(each, Console(file=said, width=300))
         (row,) = table.read(out / "metrics.csv", 1)
         assert table.measured(row, "test") == test
         assert list(table.measured(row, "ema")) == (["loss", "accuracy"] if decay else [])

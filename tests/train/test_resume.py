@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from bilevel import InputError
-from bilevel.train import checkpoint, loop, table
+from bilevel.train import checkpoint, start, table
 from bilevel.train.config import TrainConfig
 from bilevel.train.run import MAY_CHANGE
 
@@ -54,6 +54,7 @@ OTHER: dict[str, Any] = {
     "clip_grad": 0.5,
     "model_ema_decay": 0.5,
     "amp": "fp16",
+    "sync_bn": True,
     "seed": 5,
 }
 
@@ -68,37 +69,37 @@ def test_another_setting_is_refused_and_the_run_is_left_as_it_is(
     name: str, copied: Path, quiet: Console
 ) -> None:
     edit(copied, **{name: OTHER[name]})
-    before = {path: path.read_bytes() for path in copied.iterdir()}
+    before = {path: path.read_bytes() for path in copied.rglob("*.*")}
     with pytest.raises(InputError, match=rf"but {name} was .* and is {OTHER[name]!r}; set them"):
-        loop.resume(copied, quiet)
-    assert {path: path.read_bytes() for path in copied.iterdir()} == before
+        start.resume(copied, quiet)
+    assert {path: path.read_bytes() for path in copied.rglob("*.*")} == before
 
 
 def test_a_change_within_the_model_is_refused(copied: Path, quiet: Console) -> None:
     model = json.loads((copied / "config.json").read_text())["architecture"]
     edit(copied, architecture=model | {"drop_path": 0.5})
     with pytest.raises(InputError, match="but architecture was"):
-        loop.resume(copied, quiet)
+        start.resume(copied, quiet)
 
 
 def test_more_epochs_are_done_in_words_and_rows_stay(copied: Path, trained: Any) -> None:
     edit(copied, epochs=5)
     before = (copied / "metrics.csv").read_text()
     said = StringIO()
-    loop.resume(copied, Console(file=said, width=200))
+    start.resume(copied, Console(file=said, width=200))
     assert "going on after epoch 3 of 5" in said.getvalue()
     assert "epochs was 3 and is 5: the learning rate goes on as in 5 epochs" in said.getvalue()
     after = (copied / "metrics.csv").read_text()
     assert after.startswith(before)
     assert [row["epoch"] for row in table.read(copied / "metrics.csv", 5)] == [1, 2, 3, 4, 5]
-    _, position = checkpoint.read(copied / "checkpoint.safetensors", "cpu")
+    position = checkpoint.read_position(copied / "checkpoints" / "step-20.safetensors")
     assert (position.step, position.epoch, position.settings["epochs"]) == (20, 5, 5)
 
 
 def test_fewer_epochs_than_are_done_are_refused(copied: Path, quiet: Console) -> None:
     edit(copied, epochs=2)
     with pytest.raises(InputError, match=r"expected epochs of at least 3 in .*, got 2"):
-        loop.resume(copied, quiet)
+        start.resume(copied, quiet)
 
 
 def test_where_and_how_it_is_computed_may_change(
@@ -106,18 +107,18 @@ def test_where_and_how_it_is_computed_may_change(
 ) -> None:
     (tmp_path / "moved").symlink_to(stripes)
     edit(copied, workers=1, data=str(tmp_path / "moved"), out="/nowhere")
-    assert loop.resume(copied, quiet) == trained.test
+    assert start.resume(copied, quiet) == trained.test
 
 
 def test_a_run_that_goes_on_replaces_its_files_and_writes_into_none(
     copied: Path, tmp_path: Path, quiet: Console
 ) -> None:
     edit(copied, epochs=4)
-    written = ("metrics.csv", "checkpoint.safetensors", "curves.png", "predictions.png")
+    written = ("metrics.csv", "curves.png", "predictions.png")
     old = {name: (copied / name).read_bytes() for name in written}
     for name in written:
         os.link(copied / name, tmp_path / name)
-    loop.resume(copied, quiet)
+    start.resume(copied, quiet)
     for name in written:
         assert (tmp_path / name).read_bytes() == old[name]
         assert (copied / name).stat().st_ino != (tmp_path / name).stat().st_ino
@@ -137,5 +138,5 @@ def test_a_folder_that_cannot_be_filled_is_not_left_behind(
 
     monkeypatch.setattr(Path, "write_text", full_disk)
     with pytest.raises(InputError, match=r"cannot create the folder .*No space left"):
-        loop.train(replace(config, out=tmp_path / "run"), quiet)
+        start.train(replace(config, out=tmp_path / "run"), quiet)
     assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from bilevel import BilevelError, InputError
 from bilevel.models import BiFormerConfig
 from bilevel.models import config as configs
-from bilevel.train import checkpoint, data, loop
+from bilevel.train import checkpoint, data, start
 from bilevel.train import run as runs
 from bilevel.train.config import TrainConfig
 
@@ -58,7 +58,7 @@ def test_a_run_outlives_a_change_of_the_model_of_its_name(
     with torch.inference_mode():
         assert torch.equal(again(images), model(images))
     shutil.copytree(trained.folder, tmp_path / "run")
-    assert loop.resume(tmp_path / "run", quiet) == trained.test
+    assert start.resume(tmp_path / "run", quiet) == trained.test
 
 
 def test_a_trained_run_is_loaded_with_its_weights(trained: Any) -> None:
@@ -66,17 +66,17 @@ def test_a_trained_run_is_loaded_with_its_weights(trained: Any) -> None:
     assert run.data.classes == ["across", "down"]
     assert run.config.out == run.folder == trained.folder
     assert not model.training
-    kept, _ = checkpoint.read(run.checkpoint, "cpu")
+    kept = checkpoint.read(run.checkpoint(), "cpu").tensors
     assert all(torch.equal(v, kept[f"model.{key}"]) for key, v in model.state_dict().items())
 
 
 def test_runs_are_never_overwritten(
     trained: Any, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = {path: path.read_bytes() for path in trained.folder.iterdir()}
+    before = {path: path.read_bytes() for path in trained.folder.rglob("*.*")}
     with pytest.raises(InputError, match="cannot create the folder of the run"):
         begin(replace(config, out=trained.folder))
-    assert {path: path.read_bytes() for path in trained.folder.iterdir()} == before
+    assert {path: path.read_bytes() for path in trained.folder.rglob("*.*")} == before
     monkeypatch.chdir(tmp_path)
     name = Path(config.data).name
     folders = [begin(config).folder for _ in range(2)]
@@ -95,15 +95,15 @@ def test_a_run_that_began_within_its_data_is_tested_and_goes_on(
     monkeypatch.chdir(root)
     short = replace(config, epochs=1)
     for data_name in (".", "../images", "down/.."):
-        loop.train(replace(short, data=data_name), quiet)
-    loop.train(replace(short, data=".", out=Path("down", "a run")), quiet)
+        start.train(replace(short, data=data_name), quiet)
+    start.train(replace(short, data=".", out=Path("down", "a run")), quiet)
     folders = [*(Path("runs", f"images-{i}") for i in (1, 2, 3)), Path("down", "a run")]
     assert sorted(path for path in (root / "runs").iterdir()) == [root / f for f in folders[:3]]
     for folder in folders:
         run, _ = runs.load(folder)
         assert run.data == (["across", "down"], 3, 16, 4)
         assert runs.find_data(run).summary() == run.data
-        loop.resume(folder, quiet)
+        start.resume(folder, quiet)
     monkeypatch.chdir(root / "down")
     assert begin(replace(short, data="..")).folder == Path("runs", "images-1")
 
@@ -133,7 +133,7 @@ def test_data_that_changed_are_noticed(
     run = begin(replace(config, data=str(tmp_path / "images"), out=tmp_path / "run"))
     assert runs.find_data(run).summary() == run.data
     (tmp_path / "images" / "down").rename(tmp_path / "images" / "up")
-    for use in (lambda: loop.resume(run.folder, quiet), lambda: runs.find_data(run)):
+    for use in (lambda: start.resume(run.folder, quiet), lambda: runs.find_data(run)):
         with pytest.raises(InputError, match=r"expected the data of the run .*'down'.*got .*'up'"):
             use()
 
@@ -158,7 +158,20 @@ def hold(name: str, content: bytes) -> Damage:
     return lambda folder: (folder / name).write_bytes(content)
 
 
-WEIGHTS = "checkpoint.safetensors"
+WEIGHTS = "checkpoints/step-12.safetensors"
+
+
+def only(damage: Damage) -> Damage:
+    """A damage to the only checkpoint of a run."""
+
+    def do(folder: Path) -> None:
+        for step in (4, 8):
+            (folder / "checkpoints" / f"step-{step}.safetensors").unlink()
+        damage(folder)
+
+    return do
+
+
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "no data": (lack("data.json"), "expected the data of a run in"),
     "half data": (hold("data.json", b"{"), "expected the data of"),
@@ -182,11 +195,11 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         change("data.json", '"down"', '"down", "up"'),
         r"expected as many .* \(2, 3\), g",
     ),
-    "no checkpoint": (lack(WEIGHTS), "expected a checkpoint at"),
-    "half checkpoint": (hold(WEIGHTS, b"x" * 99), "expected a checkpoint at"),
+    "no checkpoint": (only(lack(WEIGHTS)), "expected a checkpoint in .*checkpoints, found none"),
+    "half checkpoint": (only(hold(WEIGHTS, b"x" * 99)), "expected a checkpoint in"),
     "other tensors": (
-        lambda folder: save_file({"a": torch.zeros(1)}, folder / WEIGHTS),
-        "expected a checkpoint of a run at .*, got other tensors",
+        only(lambda folder: save_file({"a": torch.zeros(1)}, folder / WEIGHTS)),
+        "expected a checkpoint in .*, found none",
     ),
 }
 
@@ -202,3 +215,16 @@ def test_a_damaged_run_is_one_clear_error(copied: Path, damage: str) -> None:
 def test_what_is_no_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected the folder of a run"):
         runs.load(tmp_path)
+
+
+def test_a_run_of_an_earlier_version_is_read_and_not_trained_further(
+    copied: Path, quiet: Console
+) -> None:
+    _, model = runs.load(copied)
+    (copied / WEIGHTS).rename(copied / "checkpoint.safetensors")
+    shutil.rmtree(copied / "checkpoints")
+    _, again = runs.load(copied)
+    old, new = model.state_dict(), again.state_dict()
+    assert all(torch.equal(old[name], new[name]) for name in old)
+    with pytest.raises(InputError, match="is of an earlier version, whose models can be tested"):
+        start.resume(copied, quiet)
