@@ -9,6 +9,7 @@ tokens are ``(N, H, W, C)``. See :mod:`bilevel.axes`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, TypeAlias
 
 from bilevel.attention import projected, split_heads
@@ -135,11 +136,12 @@ def full_attention(p: Any, x: Array, return_routes: bool = False) -> Array:
 
 def routes(p: Any, images: Array) -> list[list[Routes | None]]:
     """The routes of each block of each stage; None where attention is full."""
-    return attentions(p, images, lambda attention, x: attention(x, return_routes=True))
+    return attentions(p, images, lambda _, attention, x: attention(x, return_routes=True))
 
 
-Attend: TypeAlias = Callable[[Any, Array], tuple[Array, Any]]
-"""From an attention and its tokens ``(N, H, W, C)`` to its output, and what is found there."""
+Attend: TypeAlias = Callable[[int, Any, Array], tuple[Array, Any]]
+"""From the number of a stage, from 0, an attention in it and its tokens ``(N, H, W, C)`` to the
+attention's output, and what is found there."""
 
 
 def attentions(p: Any, images: Array, attend: Attend) -> list[list[Any]]:
@@ -147,8 +149,8 @@ def attentions(p: Any, images: Array, attend: Attend) -> list[list[Any]]:
     call of the attention."""
     found = []
     x = images
-    for downsample, each in zip(p.downsamples, p.stages, strict=True):
-        blocks = [_Watched(block, attend) for block in each]
+    for i, (downsample, each) in enumerate(zip(p.downsamples, p.stages, strict=True)):
+        blocks = [_Watched(block, partial(attend, i)) for block in each]
         x = stage(blocks, downsample(x))
         found.append([block.found for block in blocks])
     return found
@@ -157,7 +159,7 @@ def attentions(p: Any, images: Array, attend: Attend) -> list[list[Any]]:
 class _Watched:
     """A block that keeps what is found at its attention; all else is that of the block."""
 
-    def __init__(self, block: Any, attend: Attend) -> None:
+    def __init__(self, block: Any, attend: Callable[[Any, Array], tuple[Array, Any]]) -> None:
         self.block, self.attend = block, attend
         self.found: Any = None
 

@@ -14,7 +14,7 @@ from bilevel.errors import ShapeError
 from bilevel.grid import Grid
 from bilevel.host import to_numpy
 from bilevel.protocol import Array
-from bilevel.visual.watching import Seen, watch
+from bilevel.visual.watching import Seen, itself, watch
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.int64]
@@ -113,8 +113,8 @@ def routes(model: Any, images: Array) -> list[list[BlockRoutes]]:
     Parameters
     ----------
     model
-        A :class:`~bilevel.models.BiFormer` in any mode, what :func:`bilevel.models.bind` returns,
-        or a bare layer, as :class:`bilevel.nn.BiLevelRoutingAttention`, which counts as one block
+        A :class:`~bilevel.models.BiFormer` or a :class:`~bilevel.models.Backbone`, in any mode,
+        what :func:`bilevel.models.bind` returns, or a bare layer, as :class:`bilevel.nn.BiLevelRoutingAttention`, which counts as one block
         of one stage.
     images
         ``(N, C, H, W)``, as the model takes them; for a layer, its input.
@@ -135,7 +135,7 @@ def routes(model: Any, images: Array) -> list[list[BlockRoutes]]:
     >>> found[2][-1].index.shape, found[2][-1].grid
     ((1, 49, 16), Grid(spatial=(14, 10), regions=(7, 7)))
     """
-    return [[routes_of(seen) for seen in blocks] for blocks in watch(model, images)]
+    return watch(model, images, routes_of)
 
 
 def routes_of(seen: Seen) -> BlockRoutes:
@@ -196,7 +196,7 @@ def attention_map(
     """
     if image.shape[0] != 1:
         raise ShapeError(f"expected one image (1, C, H, W), got {tuple(image.shape)}")
-    found = watch(model, image)
+    found = watch(model, image, itself)
     stage, block = place_of(found, stage, block)
     seen = found[stage][block]
     if len(seen.tokens) != 2:

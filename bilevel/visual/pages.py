@@ -24,7 +24,7 @@ from bilevel.errors import ArgumentError, ShapeError
 from bilevel.protocol import Array
 from bilevel.visual.figures import as_rgb
 from bilevel.visual.maps import RegionWeights, check_pixel, place_of, routes_of
-from bilevel.visual.watching import Seen, watch
+from bilevel.visual.watching import Seen, itself, watch
 
 MOST_BYTES = 3_000_000
 """Of a page."""
@@ -68,7 +68,7 @@ def page(
             f"expected one image (1, C, H, W) of the picture's {shown.shape[:2]} pixels, got "
             f"{tuple(image.shape)}"
         )
-    found = watch(model, image)
+    found = watch(model, image, itself)
     height, width = shown.shape[:2]
     column, row = check_pixel(at or (width // 2, height // 2), (height, width))
     stage, block = place_of(found, stage, block)

@@ -8,10 +8,10 @@ is computed, whatever the padding, the variant and the array library.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from bilevel import compose
 from bilevel.errors import ArgumentError
@@ -19,6 +19,8 @@ from bilevel.exchange import resolve
 from bilevel.models import biformer
 from bilevel.protocol import Array, Backend, Routed, Routes
 from bilevel.registry import describe
+
+Kept = TypeVar("Kept")
 
 
 class Seen(NamedTuple):
@@ -38,13 +40,14 @@ class Seen(NamedTuple):
     """Pixels of the image for each token, on an axis."""
 
 
-def watch(model: Any, images: Array) -> list[list[Seen]]:
-    """What each attention of each stage was computed of.
+def watch(model: Any, images: Array, keep: Callable[[Seen], Kept]) -> list[list[Kept]]:
+    """What ``keep`` makes of what was seen of each attention of each stage. Nothing else is held in
+    memory.
 
     Parameters
     ----------
     model
-        A BiFormer of torch, what :func:`bilevel.models.bind` returns, or one layer of attention,
+        A BiFormer or a backbone of torch, what :func:`bilevel.models.bind` returns, or one layer,
         which counts as one block of one stage. It stays as it is, and hooks on its blocks and
         attentions do not run; a torch module is in evaluation mode for the time of the call.
     images
@@ -59,7 +62,7 @@ def watch(model: Any, images: Array) -> list[list[Seen]]:
     """
     with _at_rest(model):
         if hasattr(model, "qkv"):
-            return [[_attend(model, images)[1]]]
+            return [[keep(_attend(1, model, images)[1])]]
         if not (hasattr(model, "stages") and hasattr(model, "downsamples")):
             raise ArgumentError(
                 "expected a BiFormer, what bilevel.models.bind returns, or a layer of attention, "
@@ -68,11 +71,17 @@ def watch(model: Any, images: Array) -> list[list[Seen]]:
         if hasattr(model, "check"):
             model.check(images)
         biformer.check_images(images)
-        found = biformer.attentions(model, images, _attend)
-        return [
-            [seen._replace(stride=4 * 2**stage) for seen in blocks]
-            for stage, blocks in enumerate(found)
-        ]
+
+        def attend(stage: int, attention: Any, x: Array) -> tuple[Array, Kept]:
+            out, seen = _attend(4 * 2**stage, attention, x)
+            return out, keep(seen)
+
+        return biformer.attentions(model, images, attend)
+
+
+def itself(seen: Seen) -> Seen:
+    """To keep all that was seen."""
+    return seen
 
 
 @contextmanager
@@ -94,7 +103,7 @@ def _at_rest(model: Any) -> Iterator[None]:
             module.training = training
 
 
-def _attend(attention: Any, x: Array) -> tuple[Array, Seen]:
+def _attend(stride: int, attention: Any, x: Array) -> tuple[Array, Seen]:
     """The output of an attention, and what it was computed of."""
     stand_in = _StandIn(attention, x)
     # A torch module's forward, the call of what is bound to arrays: either takes its own ``self``.
@@ -103,7 +112,7 @@ def _attend(attention: Any, x: Array) -> tuple[Array, Seen]:
     out, routes = compute(stand_in, x, return_routes=True)
     first = 2 if stand_in.channels_first else 1
     tokens = tuple(map(int, x.shape[first : first + len(x.shape) - 2]))
-    return out, Seen(*stand_in.noted, routes, tokens, stride=1)
+    return out, Seen(*stand_in.noted, routes, tokens, stride)
 
 
 class _StandIn:

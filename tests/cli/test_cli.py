@@ -55,6 +55,18 @@ def test_prediction_is_a_line_per_image(
         assert 0.5 <= float(probability) <= 1
 
 
+def test_a_run_shows_where_it_looks(
+    trained: Path, stripes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    image, out = stripes / "across" / "0.png", tmp_path / "looks.png"
+    main(["visualize", str(trained), str(image), "--at", "39,0", "--stage", "1", "--out", str(out)])
+    said = capsys.readouterr().out
+    assert re.match(rf"{re.escape(str(out))}: 0: (across|down) \([01]\.\d\d\); region 3, of", said)
+    assert "of the token in row 0, column 7, routes to" in said  # 32 pixels as in training
+    assert out.stat().st_size
+
+
 def test_backends_are_listed_with_their_install_command(capsys: pytest.CaptureFixture[str]) -> None:
     main(["backends"])
     table = capsys.readouterr().out

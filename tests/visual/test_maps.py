@@ -294,6 +294,17 @@ def test_models_of_any_dtype_and_one_channel(dtype: torch.dtype) -> None:
     assert found.pixels().shape == (40, 64)
 
 
+def test_backbones_of_dense_prediction_have_routes_too() -> None:
+    backbone, x = models.Backbone(MICRO), images(2, 3, 76, 60).float()
+    found = visual.routes(backbone, x)
+    assert [len(blocks) for blocks in found] == list(MICRO.depths)
+    given = given_to_attentions(backbone.eval(), x)
+    for block, (attention, tokens) in zip(sum(found, []), given, strict=True):
+        if not block.full:
+            _, routes = attention(tokens, return_routes=True)
+            np.testing.assert_array_equal(block.index, routes.index.numpy())
+
+
 def test_layers_of_one_and_three_axes_have_routes() -> None:
     for axes in (1, 3):
         layer = BiLevelRoutingAttention(16, 2, regions=2, topk=2, spatial_dims=axes)

@@ -18,7 +18,7 @@ from bilevel import ArgumentError, ShapeError, visual
 from bilevel.models import BiFormer, BiFormerConfig
 from bilevel.visual import pages
 from bilevel.visual.maps import RegionWeights
-from bilevel.visual.watching import watch
+from bilevel.visual.watching import itself, watch
 from tests.visual.browser import opened, settled, started
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ def test_what_no_page_holds_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_quantised_weights_are_within_half_a_step() -> None:
     model, image = model_and_image()
-    for blocks in watch(model, image):
+    for blocks in watch(model, image, itself):
         for seen in blocks:
             found = pages.quantised(seen, pages.Detail()) / 255
             for region in range(found.shape[0]):
