@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from math import isfinite
-from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -198,7 +197,7 @@ def _corners(where: str, box: Any) -> Box:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+    return type(value) in (int, float) and isfinite(value)  # as JSON has them
 
 
 def clipped(box: Box, size: tuple[int, int]) -> Box:

@@ -143,7 +143,7 @@ def _textures() -> Sequence[Any]:
 
 def _background(draw: np.random.Generator, size: int) -> Any:
     """A part of a texture, tinted: ``(size, size, 3)`` of 0 to 1."""
-    texture = _textures()[draw.integers(len(TEXTURES))]
+    texture = _textures()[int(draw.integers(len(TEXTURES)))]
     y, x = draw.integers(0, MOST_SIZE + 1 - size, 2)
     part = texture[y : y + size, x : x + size]
     part = part[:, ::-1] if draw.random() < 0.5 else part
