@@ -114,8 +114,8 @@ def routes(model: Any, images: Array) -> list[list[BlockRoutes]]:
     ----------
     model
         A :class:`~bilevel.models.BiFormer` or a :class:`~bilevel.models.Backbone`, in any mode,
-        what :func:`bilevel.models.bind` returns, or a bare layer, as :class:`bilevel.nn.BiLevelRoutingAttention`, which counts as one block
-        of one stage.
+        what :func:`bilevel.models.bind` returns, or a bare layer, as
+        :class:`bilevel.nn.BiLevelRoutingAttention`, which counts as one block of one stage.
     images
         ``(N, C, H, W)``, as the model takes them; for a layer, its input.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -299,7 +300,7 @@ def test_backbones_of_dense_prediction_have_routes_too() -> None:
     found = visual.routes(backbone, x)
     assert [len(blocks) for blocks in found] == list(MICRO.depths)
     given = given_to_attentions(backbone.eval(), x)
-    for block, (attention, tokens) in zip(sum(found, []), given, strict=True):
+    for block, (attention, tokens) in zip(chain(*found), given, strict=True):
         if not block.full:
             _, routes = attention(tokens, return_routes=True)
             np.testing.assert_array_equal(block.index, routes.index.numpy())
