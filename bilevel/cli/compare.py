@@ -24,6 +24,8 @@ class Compare:
     """Trainings of each mixer, from as many seeds."""
     epochs: int = 3
     """Passes over the training images in each."""
+    device: str = "cpu"
+    """Where to train, as torch calls it: `cpu`, `cuda`. Speed and memory are those of the CPU."""
     data: Path = Path("/usr/share/datasets/fashion-mnist")
     """The folder of Fashion-MNIST; by default that of Debian's package dataset-fashion-mnist."""
     out: Path = Path("benchmarks")
@@ -33,6 +35,6 @@ class Compare:
         from bilevel.bench.attentions.accuracy import BUDGET
         from bilevel.bench.attentions.run import Plan, run
 
-        budget = replace(BUDGET, epochs=self.epochs)
+        budget = replace(BUDGET, epochs=self.epochs, device=self.device)
         plan = Plan(self.only, self.parts, count("seeds", self.seeds), self.data, budget)
         run(plan, self.out / "compare.json", CONSOLE)

@@ -25,9 +25,10 @@ KEYS = {
     "sliding": (49, 49, 49, 49),
     "axial": SIDES,
     "criss-cross": (111, 55, 27, 13),
+    "cross-shaped": (111, 108, 147, 49),  # both halves of the heads together
     "block-grid": (49, 49, 49, 49),
 }
-"""Tokens that a token attends to, by stage, of mixers that have no convolution."""
+"""Tokens that a token attends to, by stage; no convolution reaches further."""
 
 
 def place(stage: int, block: int, side: int | None = None) -> Place:

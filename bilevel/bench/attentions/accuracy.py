@@ -59,7 +59,7 @@ def accuracy(mixer: str, seed: int, budget: TrainConfig, folder: Path) -> float:
     train, test = (fashion.read(folder, name) for name in ("train", "test"))
     torch.manual_seed(seed)
     model = build(mixer, MICRO, budget.image_size, fashion.CLASSES, in_chans=1)
-    config = replace(budget, seed=seed)
+    model, config = model.to(budget.device), replace(budget, seed=seed)
     steps = len(train.labels) // budget.batch_size
     state = initial_state(model, config, steps)
     for _ in range(budget.epochs):
@@ -77,12 +77,12 @@ def _shuffled(split: fashion.Split, config: TrainConfig) -> Iterator[Batch]:
             images = _moved(split.images[index])
             mirrored = torch.rand(len(index)) < 0.5
             images[mirrored] = images[mirrored].flip(-1)
-            yield Batch(_enlarged(images, config.image_size), split.labels[index])
+            yield _batch(images, split.labels[index], config)
 
 
 def _in_order(split: fashion.Split, config: TrainConfig) -> Iterator[Batch]:
     for images, labels in zip(*(torch.split(x, config.batch_size) for x in split), strict=True):
-        yield Batch(_enlarged(images, config.image_size), labels)
+        yield _batch(images, labels, config)
 
 
 def _moved(images: Tensor) -> Tensor:
@@ -92,7 +92,8 @@ def _moved(images: Tensor) -> Tensor:
     return F.pad(images, (pad,) * 4)[..., top : top + size, left : left + size]
 
 
-def _enlarged(images: Tensor, size: int) -> Tensor:
-    """Pixels as inputs of a model, from -1 to 1."""
-    inputs = F.interpolate(images.float(), size=(size, size), mode="bilinear")
-    return inputs / 127.5 - 1
+def _batch(images: Tensor, labels: Tensor, config: TrainConfig) -> Batch:
+    """Enlarged images, from -1 to 1, and their labels, on the device."""
+    pixels, labels = Batch(images, labels).to(config.device)
+    size = (config.image_size, config.image_size)
+    return Batch(F.interpolate(pixels.float(), size=size, mode="bilinear") / 127.5 - 1, labels)
