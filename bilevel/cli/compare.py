@@ -26,8 +26,11 @@ class Compare:
     """Passes over the training images in each."""
     device: str = "cpu"
     """Where to train, as torch calls it: `cpu`, `cuda`. Speed and memory are those of the CPU."""
-    data: Path = Path("/usr/share/datasets/fashion-mnist")
-    """The folder of Fashion-MNIST; by default that of Debian's package dataset-fashion-mnist."""
+    data_dir: Path | None = None
+    """The folder of Fashion-MNIST; by default where Debian's package dataset-fashion-mnist or
+    torchvision put it."""
+    dataset_download: bool = False
+    """Let torchvision fetch it if it is not there."""
     out: Path = Path("benchmarks")
     """The folder for the file, `compare.json`."""
 
@@ -35,6 +38,12 @@ class Compare:
         from bilevel.bench.attentions.accuracy import BUDGET
         from bilevel.bench.attentions.run import Plan, run
 
-        budget = replace(BUDGET, epochs=self.epochs, device=self.device)
-        plan = Plan(self.only, self.parts, count("seeds", self.seeds), self.data, budget)
+        budget = replace(
+            BUDGET,
+            epochs=self.epochs,
+            device=self.device,
+            data_dir=self.data_dir,
+            dataset_download=self.dataset_download,
+        )
+        plan = Plan(self.only, self.parts, count("seeds", self.seeds), budget)
         run(plan, self.out / "compare.json", CONSOLE)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from bilevel.bench.attentions import fashion
 from bilevel.compare import MICRO, build
+from bilevel.train import fashion_mnist
 from bilevel.train.config import TrainConfig
 from bilevel.train.data import Batch
 from bilevel.train.step import evaluate, initial_state, step
@@ -50,15 +49,23 @@ def settings(budget: TrainConfig) -> dict[str, Any]:
     }
 
 
-def accuracy(mixer: str, seed: int, budget: TrainConfig, folder: Path) -> float:
+class Split(NamedTuple):
+    """Images uint8 ``(N, 1, 28, 28)`` and labels int64 ``(N,)``."""
+
+    images: Tensor
+    labels: Tensor
+
+
+def accuracy(mixer: str, seed: int, budget: TrainConfig) -> float:
     """The share of the test images that a mixer in the small layout names rightly, after training
     with a budget from a seed.
 
-    Raises InputError if Fashion-MNIST is not in the folder.
+    Raises InputError if Fashion-MNIST is not found.
     """
-    train, test = (fashion.read(folder, name) for name in ("train", "test"))
+    train, test = splits(budget)
     torch.manual_seed(seed)
-    model = build(mixer, MICRO, budget.image_size, fashion.CLASSES, in_chans=1)
+    classes = len(fashion_mnist.CLASSES)
+    model = build(mixer, MICRO, budget.image_size, classes, in_chans=1)
     model, config = model.to(budget.device), replace(budget, seed=seed)
     steps = len(train.labels) // budget.batch_size
     state = initial_state(model, config, steps)
@@ -69,7 +76,17 @@ def accuracy(mixer: str, seed: int, budget: TrainConfig, folder: Path) -> float:
     return found["accuracy"]
 
 
-def _shuffled(split: fashion.Split, config: TrainConfig) -> Iterator[Batch]:
+def splits(budget: TrainConfig) -> tuple[Split, Split]:
+    """The images to train and to test on."""
+    *found, _ = fashion_mnist.read(budget.data_dir, budget.dataset_download)
+    train, test = (
+        Split(torch.from_numpy(images)[:, None], torch.from_numpy(labels).long())
+        for images, labels in found
+    )
+    return train, test
+
+
+def _shuffled(split: Split, config: TrainConfig) -> Iterator[Batch]:
     """Batches in random order, mirrored and moved at random, without a rest that fills none."""
     order = torch.randperm(len(split.labels))
     for index in torch.split(order, config.batch_size):
@@ -80,7 +97,7 @@ def _shuffled(split: fashion.Split, config: TrainConfig) -> Iterator[Batch]:
             yield _batch(images, split.labels[index], config)
 
 
-def _in_order(split: fashion.Split, config: TrainConfig) -> Iterator[Batch]:
+def _in_order(split: Split, config: TrainConfig) -> Iterator[Batch]:
     for images, labels in zip(*(torch.split(x, config.batch_size) for x in split), strict=True):
         yield _batch(images, labels, config)
 

@@ -31,8 +31,6 @@ class Plan(NamedTuple):
     """Of :data:`PARTS`."""
     seeds: int
     """Trainings of each mixer, from as many seeds."""
-    data: Path
-    """The folder of Fashion-MNIST."""
     budget: TrainConfig = BUDGET
     batch: int = 8
     """Images in a call whose speed is measured."""
@@ -91,4 +89,4 @@ def _pieces(part: str, plan: Plan, names: Sequence[str]) -> Iterator[Piece]:
 
 
 def _trained(plan: Plan, name: str, seed: int) -> Row:
-    return {str(seed): accuracy(name, seed, plan.budget, plan.data)}
+    return {str(seed): accuracy(name, seed, plan.budget)}
