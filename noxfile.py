@@ -74,6 +74,15 @@ def trials(session: nox.Session) -> None:
     session.run("pytest", "-n", "2", "-m", "trials", *session.posargs, env=env)
 
 
+@nox.session
+def survival(session: nox.Session) -> None:
+    """Kill runs 20 times at random moments, share them among processes, starve them: all go on to
+    the same numbers. `nox -s tests` does some of it."""
+    session.install("-e", ".[dev]")
+    env = {**ENVIRONMENT, "BILEVEL_KILLS": "20"}
+    session.run("pytest", "-n", "2", *session.posargs, "tests/train/test_survival.py", env=env)
+
+
 @nox.session(python=interpreter(OLDEST))
 def oldest(session: nox.Session) -> None:
     """Run tests with the oldest Python and the oldest libraries that pyproject.toml declares."""

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from bilevel.arguments import count
-from bilevel.bench import dense, model, op, provenance, results, scaling
+from bilevel.bench import dense, model, op, provenance, reading, results, scaling
 from bilevel.bench.results import Row
 from bilevel.errors import InputError
 
@@ -21,6 +21,7 @@ SUBJECTS: dict[str, Callable[[str, int], dict[str, Callable[[], Row]]]] = {
     "model": model.rows,
     "dense": dense.rows,
     "scaling": scaling.rows,
+    "reading": reading.rows,
 }
 """What can be measured. Each takes the device and the number of rounds, and returns its rows by
 name, each as a function that measures it."""

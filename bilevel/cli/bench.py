@@ -81,6 +81,15 @@ class Scaling(_Timed):
 
 
 @dataclass(frozen=True)
+class Reading(_Timed):
+    """Time how training reads images: files per second and core, from JPEG to what the model's
+    device takes, beside other ways."""
+
+    def __call__(self) -> None:
+        self.measure("reading")
+
+
+@dataclass(frozen=True)
 class Bench:
     """Measure bilevel on this machine beside other ways to compute the same; print each row and
     save it as JSON. A run that was ended early goes on where it was."""
@@ -90,6 +99,7 @@ class Bench:
         | Annotated[Model, subcommand("model", prefix_name=False)]
         | Annotated[Dense, subcommand("dense", prefix_name=False)]
         | Annotated[Scaling, subcommand("scaling", prefix_name=False)]
+        | Annotated[Reading, subcommand("reading", prefix_name=False)]
         | Annotated[Counts, subcommand("counts", prefix_name=False)]
     ]
 
