@@ -46,9 +46,7 @@ def measured(readers: Mapping[str, Read], rounds: int) -> Row:
     try:
         with TemporaryDirectory() as folder:
             paths = written(Path(folder))
-            candidates = {
-                name: lambda read=read: _steps(read, paths) for name, read in readers.items()
-            }
+            candidates = {name: partial(_steps, read, paths) for name, read in readers.items()}
             found = compare(candidates, rounds, "cpu")
     finally:
         torch.set_num_threads(threads)
@@ -79,7 +77,11 @@ def written(folder: Path) -> list[str]:
 
 
 def _steps(read: Read, paths: Sequence[str]) -> list[Step]:
-    return [lambda path=path: (read(path),) for path in paths]
+    return [partial(_once, read, path) for path in paths]
+
+
+def _once(read: Read, path: str) -> tuple[torch.Tensor]:
+    return (read(path),)
 
 
 def _ours(config: Any) -> Read:

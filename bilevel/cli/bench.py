@@ -81,12 +81,21 @@ class Scaling(_Timed):
 
 
 @dataclass(frozen=True)
-class Reading(_Timed):
-    """Time how training reads images: files per second and core, from JPEG to what the model's
-    device takes, beside other ways."""
+class Reading:
+    """Time how training reads images on one core of the CPU, from a JPEG file to what the device
+    takes, beside other ways."""
+
+    out: Path = Path("benchmarks")
+    """The folder for the file, `cpu-reading.json`."""
+    rounds: int = 15
+    """Turns of each way; the median counts."""
+    commit: str | None = None
+    """The commit that is measured, for an installation that is no git checkout."""
 
     def __call__(self) -> None:
-        self.measure("reading")
+        from bilevel.bench.runner import run
+
+        run("reading", "cpu", self.out, self.rounds, CONSOLE, self.commit)
 
 
 @dataclass(frozen=True)
