@@ -57,8 +57,9 @@ def _lines(report: Report) -> Iterator[str]:
         why_not = "; ".join(each.refusals.values())
         by = f"by {each.backend}" if each.backend else "by none"
         yield f"{each.library} on {each.device}: {by}" + (f" ({why_not})" if why_not else "")
+    told = {reason for each in report.choices for reason in each.refusals.values()}
     for trial in report.trials:
         word = ("passed" if trial.passed else "FAILED") if trial.ready else "not ready"
-        said = f", {trial.said}" if trial.ready else ""
+        said = "" if trial.said in told else f", {trial.said}"
         took = f" in {trial.seconds:.1f} s" if trial.ready else ""
         yield f"self-test of {trial.backend}: {word}{took}{said}"

@@ -53,7 +53,7 @@ class Visualize:
         found = read(self.source)
         name, prepared = self._prepared(found)
         if self.html is not None:
-            self._write_page(found.model, prepared, at, f"{self.source}: {name}")
+            self._write_page(found.model, prepared, at, self._title(name))
             print(self.html)
         if self.out is not None or self.html is None:
             self._draw(found, prepared, at, name)
@@ -72,6 +72,9 @@ class Visualize:
         name = SAMPLE if self.image is None else self.image.stem
         channels = found.model.in_chans
         return name, images.prepare(picture, channels, found.preprocessing, self.size)
+
+    def _title(self, name: str) -> str:
+        return name if self.image is None else f"{name}, seen by {self.source}"
 
     def _write_page(self, model: Any, prepared: Prepared, at: Any, title: str) -> None:
         import torch

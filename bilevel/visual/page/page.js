@@ -122,7 +122,7 @@ function drawRoutes(query) {
 function drawRank(svg, box, rank) {
   const at = inPixels(box);
   if (!at.width || !at.height) return; // nothing but padding
-  const size = Math.min(at.width, at.height) * 0.5;
+  const size = Math.min(at.width, at.height) * 0.35;
   const middle = { x: at.x + at.width / 2, y: at.y + at.height / 2 };
   const how = { class: "rank", "font-size": size, "stroke-width": size / 6 };
   shape("text", { ...middle, ...how }, svg).textContent = rank + 1;
