@@ -19,8 +19,6 @@ from typing import Any, NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from bilevel.errors import AnotherProcess, BilevelError, InputError
 from bilevel.models.modules import Stage
@@ -173,6 +171,8 @@ def was_restarted() -> bool:
 
 
 def _sharded(model: nn.Module) -> nn.Module:
+    from torch.distributed.fsdp import fully_shard
+
     for stage in [module for module in model.modules() if isinstance(module, Stage)]:
         for block in stage:
             fully_shard(block)
@@ -196,22 +196,31 @@ def whole(model: nn.Module) -> Iterator[None]:
             part.set_reshard_after_forward(part is not model, recurse=False)
 
 
+# Tensors and modules that are split are known by what they can do: to import their classes takes a
+# second, which every command would wait for.
+
+
 def whole_tensor(tensor: Tensor) -> Tensor:
     """A tensor that may be split over processes as a whole; all of them call it."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    split: Any = tensor
+    return split.full_tensor() if hasattr(split, "full_tensor") else tensor
 
 
 def own_part(tensor: Tensor) -> Tensor:
     """Of a tensor that may be split over processes, what this one has."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    split: Any = tensor
+    return split.to_local() if hasattr(split, "to_local") else tensor
 
 
 def split_like(tensor: Tensor, other: Tensor) -> Tensor:
     """A tensor, split over processes as another one of its shape is."""
-    if isinstance(other, DTensor) and tensor.shape == other.shape:
-        return distribute_tensor(tensor, other.device_mesh, other.placements)
-    return tensor
+    split: Any = other
+    if not hasattr(split, "device_mesh") or tensor.shape != other.shape:
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor, split.device_mesh, split.placements)
 
 
 def _parts(model: nn.Module) -> list[Any]:
-    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+    return [module for module in model.modules() if hasattr(module, "set_reshard_after_forward")]

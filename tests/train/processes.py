@@ -60,7 +60,7 @@ class Several:
 
     def __init__(self, config: TrainConfig, ranks: int, log: Path, meddle: Any = None) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        context.set_forkserver_preload(["tests.train.preloaded"])
         self._logs = [log.with_name(f"{log.name}-{rank}") for rank in range(ranks)]
         port = _free_port()
         self.processes = [
@@ -79,7 +79,7 @@ class Several:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
 
-    def ended(self, seconds: float = 120) -> list[Ended]:
+    def ended(self, seconds: float = 600) -> list[Ended]:
         """How all of them ended, by rank; those that did not are killed and fail the test."""
         for process in self.processes:
             process.join(seconds)
