@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bilevel.bench import provenance
 from bilevel.bench.attentions import accuracy, run, speed
 from bilevel.bench.attentions.rows import SUBJECTS, Subject
 from bilevel.bench.results import Row
@@ -107,6 +109,23 @@ def test_accuracy_after_a_small_budget_and_after_an_interruption(
     begun.clear()
     main([*command, "2"])
     assert begun == [("window", 1)]
+
+
+@pytest.mark.usefixtures("_small")
+@pytest.mark.parametrize(("part", "goes_on"), [("counts", True), ("speed", False)])
+def test_times_alone_depend_on_the_machine(
+    part: str, goes_on: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "counts", lambda build: {"macs": 1})
+    monkeypatch.setattr(run, "speed", lambda *args: {"images_per_s": 1.0})
+    command = ["compare", "--parts", part, "--out", str(tmp_path), "--only"]
+    main([*command, "bra"])
+    conditions = provenance.conditions("cpu")
+    changed = {**conditions, "threads": conditions["threads"] + 1}
+    monkeypatch.setattr(provenance, "conditions", lambda device: changed)
+    with nullcontext() if goes_on else pytest.raises(SystemExit, match="2"):
+        main([*command, "window"])
+    assert ("window" in rows_of(tmp_path)) == goes_on
 
 
 @pytest.mark.usefixtures("_small")

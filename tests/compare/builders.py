@@ -42,7 +42,7 @@ def cross_shaped(case: Case) -> nn.Module:
 def deformable(case: Case) -> nn.Module:
     n = case.numbers
     return DeformableAttention(
-        n["dim"], n["heads"], n["groups"], case.size, n["k"], float(n["range"])
+        n["dim"], n["heads"], n["groups"], case.size, n["k"], float(n.get("range", 2))
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from bilevel import ShapeError
 from bilevel.compare import MICRO, MIXERS, WHOLE, build
@@ -201,8 +202,6 @@ def model_of(name: str) -> nn.Module:
     [pair for document in documents("wavevit_quadtree_counts*.json") for pair in document.items()],
 )
 def test_golden_counts_of_whole_models(name: str, counts: dict[str, float]) -> None:
-    from torch.utils.flop_counter import FlopCounterMode
-
     with torch.device("meta"):
         model = model_of(name).eval()
     assert sum(p.numel() for p in model.parameters()) == counts["params"]

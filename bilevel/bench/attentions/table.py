@@ -12,8 +12,8 @@ from bilevel.bench.attentions.rows import SUBJECTS
 from bilevel.bench.results import Row
 from bilevel.errors import InputError
 
-SAME = ("machine", "threads", "torch", "bilevel")
-"""Conditions of a part that may not change while it grows."""
+SAME = {"speed": ("machine", "threads", "torch")}
+"""Conditions of a part that may not change while it grows; elsewhere its settings say all."""
 
 
 class Table:
@@ -47,8 +47,8 @@ class Table:
         now = {"command": command, "settings": dict(settings), **provenance.conditions("cpu")}
         if not any(part in row for row in self.rows.values()):
             self.parts[part] = now
-        then = self.parts[part]
-        for name in ("settings", *SAME):
+        then = self.parts.setdefault(part, now)
+        for name in ("settings", *SAME.get(part, ())):
             if now[name] != then[name]:
                 raise InputError(
                     f"expected {name} {then[name]!r}, under which {self.path} has {part} already, "
