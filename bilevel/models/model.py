@@ -82,8 +82,9 @@ class BiFormer(nn.Module):
 
         To train with token labels, ``places`` says which places of the last map MixToken exchanges
         with the reversed batch, boolean ``(h, w)``: after the stem, and back at the end. Given
-        that, the result are the :class:`TokenLogits` that the loss takes. Raises ArgumentError if
-        the model is not for token labels, ShapeError if the last map has another size.
+        that, the result are the :class:`~bilevel.models.token_labels.TokenLogits` that the loss
+        takes. Raises ArgumentError if the model is not for token labels, ShapeError if the last map
+        has another size.
         """
         if places is None:
             return self.forward_head(self.forward_features(images))
