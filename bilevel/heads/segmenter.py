@@ -44,6 +44,10 @@ class Segmenter(nn.Module):
             return logits, _enlarged(self.auxiliary(maps[AUXILIARY_STAGE]), images)
         return logits
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory: compute each block of the backbone again in the backward pass."""
+        self.backbone.set_grad_checkpointing(enable)
+
 
 def semantic_fpn(backbone: Backbone, num_classes: int, **options: Any) -> Segmenter:
     """Semantic FPN on a backbone, as the paper has it (section 4.3); ``options`` are of

@@ -8,7 +8,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from tyro.conf import Positional, Suppress
+from tyro.conf import Positional
 
 from bilevel.arguments import choice, count, number
 from bilevel.models import BiFormerConfig
@@ -19,11 +19,18 @@ if TYPE_CHECKING:
 else:  # from this the command line has its choices
     ModelName = Literal[tuple(MODELS)]
 
-TaskName: TypeAlias = Literal["classify"]
-RecipeName: TypeAlias = Literal["basic", "digits", "fashion-mnist", "imagenet", "token-labels"]
+TaskName: TypeAlias = Literal["classify", "segment"]
+SegmentationHead: TypeAlias = Literal["semantic-fpn", "upernet"]
+RecipeName: TypeAlias = Literal[
+    "basic", "digits", "digit-scenes", "fashion-mnist", "imagenet", "token-labels"
+]
 Interpolation: TypeAlias = Literal["bicubic", "bilinear", "random"]
 Erased: TypeAlias = Literal["pixel", "rand", "const"]
 Precision: TypeAlias = Literal["bf16", "fp16"]
+
+
+SEGMENTATION_REGIONS = 8
+"""On each axis, as in the official configs for segmentation."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +138,10 @@ class TrainConfig:
     """Fetch data of a name, where they are not there and their library can."""
     out: Path | None = None
     """Folder of the run, not there yet; by default a new one in `runs`."""
-    task: Suppress[TaskName] = "classify"  # shown once there is a choice
-    """What to train for."""
+    task: TaskName = "classify"
+    """What to train for: a class for each image, or one for each pixel."""
+    head: SegmentationHead = "semantic-fpn"
+    """What stands on the model to segment."""
 
     def __post_init__(self) -> None:
         if self.data_dir is not None:  # of the file of a run, it is a string
@@ -156,7 +165,15 @@ class TrainConfig:
         """The model of the run, for classes and channels of its data."""
         model = MODELS[self.model]
         drop_path = model.drop_path if self.drop_path is None else self.drop_path
-        return replace(model, num_classes=num_classes, in_chans=in_chans, drop_path=drop_path)
+        official = self.task == "segment" and self.model != "biformer_micro"
+        regions = SEGMENTATION_REGIONS if official else model.regions
+        return replace(
+            model,
+            num_classes=num_classes,
+            in_chans=in_chans,
+            drop_path=drop_path,
+            regions=regions,
+        )
 
 
 _CHOICES: Mapping[str, tuple[Any, ...]] = {
@@ -166,6 +183,7 @@ _CHOICES: Mapping[str, tuple[Any, ...]] = {
     "remode": get_args(Erased),
     "amp": (None, *get_args(Precision)),
     "task": get_args(TaskName),
+    "head": get_args(SegmentationHead),
 }
 _RANGES: Mapping[str, tuple[Callable[..., float], float, float]] = {
     "image_size": (count, 32, inf),  # the last stage of a model has a 32nd of it

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from bilevel.errors import InputError
 from bilevel.train import fashion_mnist, named, splits
 from bilevel.train.config import TrainConfig
 from bilevel.train.recipes import DIGITS
 
 HELD_OUT = 0.2
 FASHION_MNIST = "fashion-mnist"
+DIGIT_SCENES = "digit-scenes"
 
 
 class Batch(NamedTuple):
@@ -68,13 +70,14 @@ class Summary(NamedTuple):
 
 
 class Data(NamedTuple):
-    """A training and a test set of ``(image, label)``, where images are uint8, to be normalised on
-    the device, or float inputs of a model. What cannot be read raises InputError."""
+    """A training and a test set of ``(image, label)``, or of images and the labels of their pixels,
+    where images are uint8, to be normalised on the device, or float inputs of a model. What cannot
+    be read raises InputError."""
 
     classes: Sequence[str]
     in_chans: int
-    train: Dataset[tuple[Tensor, int]]
-    test: Dataset[tuple[Tensor, int]]
+    train: Dataset[tuple[Tensor, Any]]
+    test: Dataset[tuple[Tensor, Any]]
     notes: Sequence[str] = ()
     """Where they come from, and what was left out: lines to show."""
     normalise: Normalisation = IMAGENET
@@ -134,6 +137,8 @@ def find(config: TrainConfig) -> Data:
     Raises InputError if they are not there, or if the path is no folder, or a folder without images
     in class folders.
     """
+    if config.data == DIGIT_SCENES or config.task == "segment":
+        return _segmented(config)
     if config.data in NAMES:
         return NAMES[config.data](config)
     return _named(config) if named.is_name(config.data) else _folder(config)
@@ -141,7 +146,7 @@ def find(config: TrainConfig) -> Data:
 
 def is_folder(data: str) -> bool:
     """Whether data are a folder, and not a name."""
-    return data not in NAMES and not named.is_name(data)
+    return data not in (*NAMES, DIGIT_SCENES) and not named.is_name(data)
 
 
 def length(dataset: Dataset[Any]) -> int:
@@ -153,6 +158,10 @@ def reader(config: TrainConfig) -> Any:
     """From the path of an image file to a model's input ``(C, H, W)``, as in testing."""
     from bilevel.train import views  # torchvision takes seconds to import
 
+    if config.task == "segment":
+        from bilevel.train.dense.label_sets import read_fitted
+
+        return lambda path: IMAGENET(read_fitted(config, path))
     if config.data == DIGITS.data:
         return views.of_files(views.read_digit, views.digit_view(config.image_size))
     if config.data == FASHION_MNIST:
@@ -205,6 +214,18 @@ def _fashion_mnist(config: TrainConfig) -> Data:
         [f"Fashion-MNIST in {folder}"],
         GREY,
     )
+
+
+def _segmented(config: TrainConfig) -> Data:
+    from bilevel.train.dense import label_sets
+
+    if config.data in NAMES or named.is_name(config.data):
+        raise InputError(f"expected a folder with label maps to segment, got {config.data!r}")
+    if config.task != "segment":
+        raise InputError(f"expected --task segment for {config.data!r}, got {config.task!r}")
+    of_scenes = config.data == DIGIT_SCENES
+    found = label_sets.of_scenes(config) if of_scenes else label_sets.of_folder(config)
+    return Data(found.classes, 3, found.train, found.test, found.notes)
 
 
 NAMES: Mapping[str, Callable[[TrainConfig], Data]] = {

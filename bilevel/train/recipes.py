@@ -40,6 +40,18 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "hflip": 0.0,
         "workers": 0,
     },
+    "digit-scenes": {
+        "task": "segment",
+        "model": "biformer_micro",
+        "image_size": 128,
+        "epochs": 6,
+        "batch_size": 16,
+        "lr": 2e-3,
+        "warmup_epochs": 0.4,
+        "clip_grad": 1.0,
+        "hflip": 0.0,
+        "workers": 0,
+    },
     "fashion-mnist": {
         "model": "biformer_micro",
         "image_size": 56,
@@ -72,7 +84,7 @@ PER_MODEL: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 """What recipes say of single models. The drop path of others is their own."""
 
 UNMARKED = (
-    *("data", "recipe", "model", "task", "seed", "out", "device", "workers"),
+    *("data", "recipe", "model", "task", "head", "seed", "out", "device", "workers"),
     *("compile", "checkpoint_blocks", "channels_last", "data_dir", "dataset_download"),
 )
 """Fields that say what is trained, where, or how it is computed: no recipe is left by them."""
@@ -80,7 +92,11 @@ UNMARKED = (
 
 def recipe_of(data: str) -> RecipeName:
     """The recipe for data of a name, unless another one is asked for."""
-    named: Mapping[str, RecipeName] = {"digits": "digits", "fashion-mnist": "fashion-mnist"}
+    named: Mapping[str, RecipeName] = {
+        "digits": "digits",
+        "digit-scenes": "digit-scenes",
+        "fashion-mnist": "fashion-mnist",
+    }
     return named.get(data, "basic")
 
 

@@ -6,11 +6,15 @@ from collections.abc import Callable, Mapping
 
 from bilevel.train.config import TaskName, TrainConfig
 from bilevel.train.tasks.classification import classification
+from bilevel.train.tasks.segmentation import segmentation
 from bilevel.train.tasks.task import Task
 
 __all__ = ["TASKS", "Task", "task_of"]
 
-TASKS: Mapping[TaskName, Callable[[TrainConfig], Task]] = {"classify": classification}
+TASKS: Mapping[TaskName, Callable[[TrainConfig], Task]] = {
+    "classify": classification,
+    "segment": segmentation,
+}
 """From the name of a task to what makes it of a config."""
 
 
