@@ -133,7 +133,7 @@ def arguments_of(command: Callable[..., Any]) -> tuple[list[str], list[list[str]
         elif of is bool:
             options.append([option])
         elif not marks:
-            others = ["0"] if float in get_args(of) else ["word"]
+            others = ["1"] if {int, float} & {*get_args(of)} else ["word"]
             options.append([option, *(choices or others)[:1]])
             if isinstance(field.default, int | float):
                 options[-1][1] = str(field.default)

@@ -22,6 +22,10 @@ APART = {
     "files.py": "it is the way itself",
     "cli/ends.py": "it opens the null device",
     "backends/bilevel_cpu/library.py": "it opens a lock, which stays empty",
+    "bench/attentions/speed.py": "it writes to the kernel, in /proc",
+    "bench/counts/ahead.py": "it fills a temporary file, for a tool to read",
+    "train/token_labels/maps.py": "what is not whole keeps another name, to go on with",
+    "visual/pages.py": "it writes a picture to memory",
 }
 
 
