@@ -86,6 +86,7 @@ PER_MODEL: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 UNMARKED = (
     *("data", "recipe", "model", "task", "head", "seed", "out", "device", "workers"),
     *("compile", "checkpoint_blocks", "channels_last", "data_dir", "dataset_download"),
+    *("shard", "save_minutes"),
 )
 """Fields that say what is trained, where, or how it is computed: no recipe is left by them."""
 

@@ -47,6 +47,7 @@ CHANGED: dict[str, Any] = {
     "label_smoothing": 0.3,
     "drop_path": 0.35,
     "amp": "fp16",
+    "sync_bn": True,
 }
 """Another value than that of any recipe, for each field by which a run leaves its recipe."""
 
@@ -76,7 +77,8 @@ def test_the_command_line_resolves_as_python_does(seed: int) -> None:
     values = {name: CHANGED[name] for name in names}
     values["model"] = draw.choice(list(MODELS))
     values["device"] = draw.choice(["cpu", "cuda"])
-    given = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
+    said = {name: "" if value is True else f"={value}" for name, value in values.items()}
+    given = [f"--{name.replace('_', '-')}{value}" for name, value in said.items()]
     args = ["somewhere", "--recipe", recipe, *given]
     draw.shuffle(given)
     command: Any = parse(["train", *args])
