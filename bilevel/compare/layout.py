@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from bilevel.arguments import choice
+from bilevel.arguments import choice, count
 from bilevel.axes import convolved
 from bilevel.compare.mixers import MIXERS, Place
 from bilevel.models import PUBLISHED, BiFormer, BiFormerConfig
-from bilevel.models.modules import Stage
+from bilevel.models.modules import Stage, initialise
 from bilevel.nn import depthwise
 
 STAGES = 4
@@ -55,8 +55,8 @@ def build(
     Raises
     ------
     ArgumentError
-        If there is no such mixer. From ``forward``, ShapeError if a map has a size that the mixer
-        does not take.
+        If there is no such mixer, or images are smaller than 32 x 32. From ``forward``, ShapeError
+        if a map has a size that the mixer does not take.
 
     Examples
     --------
@@ -64,6 +64,7 @@ def build(
     28285666
     """
     chosen = MIXERS[choice("mixer", mixer, tuple(MIXERS))]
+    image_size = count("image_size", image_size, 32)
     model = BiFormer(replace(config, num_classes=num_classes, in_chans=in_chans))
     for number, stage in enumerate(model.stages):
         size = image_size // 4 // 2**number
@@ -74,7 +75,7 @@ def build(
             block.attention = chosen.attention(place) or block.attention
         if chosen.positions:
             model.stages[number] = Stage(stage[0], Position(dim), *stage[1:])
-    return model
+    return model.apply(initialise)  # all mixers in the same way
 
 
 class Position(nn.Module):

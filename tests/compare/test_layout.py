@@ -147,6 +147,14 @@ def test_models_learn_all_their_parameters(mixer: str) -> None:
     assert not torch.allclose(model(images), other, atol=1e-5)
 
 
+@pytest.mark.parametrize("mixer", ["window", "separable", "wavelet", "random"])
+def test_linear_layers_of_all_mixers_begin_alike(mixer: str) -> None:
+    torch.manual_seed(0)
+    model = build(mixer, MICRO, image_size=112, num_classes=10)
+    weights = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
+    assert all(0.017 < weight.std().item() < 0.023 for weight in weights)
+
+
 def test_bra_in_the_layout_is_biformer_stl() -> None:
     with torch.device("meta"):
         ours, published = build("bra").state_dict(), biformer_stl().state_dict()
@@ -221,6 +229,11 @@ def test_a_map_that_windows_do_not_tile_is_one_error(mixer: str) -> None:
 def test_a_map_that_cannot_be_halved_is_one_error(mixer: str, side: int) -> None:
     with pytest.raises(ShapeError, match=f"got {side} x {side}"):
         layer_at(mixer, place(1, 0))(torch.zeros(1, side, side, 32, dtype=torch.float64))
+
+
+def test_images_too_small_are_one_error() -> None:
+    with pytest.raises(ArgumentError, match="expected image_size to be an integer of at least 32"):
+        build("axial", image_size=0)
 
 
 def test_an_unknown_mixer_is_one_error() -> None:
