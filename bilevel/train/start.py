@@ -75,7 +75,8 @@ def _go_on(run: Run, world: World, console: Console) -> dict[str, float]:
         notes = [*notes, *world.together(lambda: runs.check_settings(run, saved.position))]
         state, sums = checkpoint.restore(state, saved, path)
         world.by_first(lambda: runs.write_config(run))  # epochs may be others than when it began
-        rows = world.by_first(lambda: table.read(run.table, saved.position.epoch))
+        if saved.position.epoch:  # else there may be no table yet
+            rows = world.by_first(lambda: table.read(run.table, saved.position.epoch))
     console.print(
         f"going on after epoch {len(rows)} of {run.config.epochs}, step {state.step}, "
         f"run folder {run.folder}"

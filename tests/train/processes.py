@@ -79,6 +79,10 @@ class Several:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
 
+    def is_alive(self) -> bool:
+        """Whether none of them ended."""
+        return all(process.is_alive() for process in self.processes)
+
     def ended(self, seconds: float = 600) -> list[Ended]:
         """How all of them ended, by rank; those that did not are killed and fail the test."""
         for process in self.processes:
