@@ -117,7 +117,8 @@ def _end(error: BaseException, debug: bool, said: str, code: int) -> None:
     try:
         if debug:
             traceback.print_exception(error)
-        if not isinstance(error, AnotherProcess):
+        said_elsewhere = isinstance(error, Stopped) and _rank()  # by the first process
+        if not (said_elsewhere or isinstance(error, AnotherProcess)):
             print(f"bilevel: {_rank()}{said}", file=sys.stderr, flush=True)
     except OSError:  # nobody is there to read it
         _discard(sys.stderr)
