@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tyro.conf import Positional
@@ -24,6 +24,7 @@ class Evaluate:
         from bilevel.train.tasks import task_of
 
         run, model = load(self.run, self.device)
+        run = replace(run, config=replace(run.config, label_maps=None))  # those are to train
         test = InOrder(find_data(run), run.config)
         for name, value in evaluate(task_of(run.config), model, test).items():
             print(f"test {name} {value:.4f}")

@@ -142,6 +142,17 @@ class BiFormerConfig:
         """How many stages are there."""
         return len(self.depths)
 
+    def last_map(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the last stage's map, for images of a height and width.
+
+        >>> BiFormerConfig().last_map(224, 200)
+        (7, 7)
+        """
+        stride = 4 * 2 ** (self.stages - 1)
+        if self.layout == "stl":  # patches, of which what fills none is left out
+            return height // stride, width // stride
+        return -(-height // stride), -(-width // stride)
+
     def drop_path_rates(self) -> Iterator[float]:
         """One rate per block, from 0 to ``drop_path``."""
         last = max(1, sum(self.depths) - 1)

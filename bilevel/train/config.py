@@ -26,6 +26,7 @@ RecipeName: TypeAlias = Literal[
 ]
 Interpolation: TypeAlias = Literal["bicubic", "bilinear", "random"]
 Erased: TypeAlias = Literal["pixel", "rand", "const"]
+LabelAxes: TypeAlias = Literal["corrected", "official"]
 Precision: TypeAlias = Literal["bf16", "fp16"]
 
 
@@ -101,6 +102,14 @@ class TrainConfig:
     """Probability of mixup or cutmix for a batch, if one of them is on."""
     mixup_switch_prob: float = 0.5
     """Probability of cutmix where both are on."""
+    label_maps: Path | None = None
+    """File of label maps, by `bilevel label-maps`, to train with token labels, without mixup
+    and cutmix."""
+    dense_weight: float = 1.0
+    """With label maps, weight of the loss of tokens beside that of the image."""
+    label_axes: LabelAxes = "corrected"
+    """With label maps, `official` takes rows for columns in the boxes of crops, as the code of
+    TokenLabeling does."""
     label_smoothing: float = 0.1
     """Probability that the target spreads over all classes."""
     drop_path: float | None = None
@@ -155,6 +164,8 @@ class TrainConfig:
         flags = ("channels_last", "compile", "checkpoint_blocks", "dataset_download")
         for name in (*flags, "sync_bn", "shard"):
             choice(name, getattr(self, name), (False, True))
+        if self.label_maps is not None:
+            object.__setattr__(self, "label_maps", Path(self.label_maps))
 
     @property
     def mixes(self) -> bool:
@@ -173,6 +184,7 @@ class TrainConfig:
             in_chans=in_chans,
             drop_path=drop_path,
             regions=regions,
+            token_labels=self.label_maps is not None,
         )
 
 
@@ -181,6 +193,7 @@ _CHOICES: Mapping[str, tuple[Any, ...]] = {
     "recipe": (None, *get_args(RecipeName)),
     "train_interpolation": get_args(Interpolation),
     "remode": get_args(Erased),
+    "label_axes": get_args(LabelAxes),
     "amp": (None, *get_args(Precision)),
     "task": get_args(TaskName),
     "head": get_args(SegmentationHead),
@@ -206,6 +219,7 @@ _RANGES: Mapping[str, tuple[Callable[..., float], float, float]] = {
     "cutmix": (number, 0, 1e3),
     "mixup_prob": (number, 0, 1),
     "mixup_switch_prob": (number, 0, 1),
+    "dense_weight": (number, 0, 1e3),
     "label_smoothing": (number, 0, 0.99),
     "drop_path": (number, 0, 0.99),
     "aug_repeats": (count, 1, 100),

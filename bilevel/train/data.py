@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,7 +73,7 @@ class Summary(NamedTuple):
 class Data(NamedTuple):
     """A training and a test set of ``(image, label)``, or of images and the labels of their pixels,
     where images are uint8, to be normalised on the device, or float inputs of a model. What cannot
-    be read raises InputError."""
+    be read raises InputError. With label maps, labels are what ``token_labels.packing`` packs."""
 
     classes: Sequence[str]
     in_chans: int
@@ -88,13 +89,13 @@ class Data(NamedTuple):
 
 
 class Originals(NamedTuple):
-    """The training images of some data as they are, in their order: uint8 ``(C, H, W)`` of any
-    size. What cannot be read raises InputError."""
+    """The training images of some data as they are, in their order."""
 
     classes: Sequence[str]
     names: Sequence[str]
-    """Of each image, by which it is known again: its path below the folder of all."""
+    """Of each image, to know it again by: its path below the folder of all, or its number."""
     images: Dataset[Tensor]
+    """uint8 ``(C, H, W)`` of any size. What cannot be read raises InputError."""
 
 
 def originals(config: TrainConfig) -> Originals:
@@ -102,33 +103,46 @@ def originals(config: TrainConfig) -> Originals:
 
     Raises InputError as :func:`find` does.
     """
-    data = find(config)
+    return _originals(find(replace(config, label_maps=None)))
+
+
+def _originals(data: Data) -> Originals:
+    train = data.train
+    assert isinstance(train, _Viewed | _Named)
+    names = list(map(str, range(len(train))))
+    if isinstance(train, _Viewed) and isinstance(train.images, list):  # of files
+        root = os.path.commonpath(train.images)
+        names = [os.path.relpath(path, root) for path in train.images]
+    return Originals(data.classes, names, _Originals(train))
+
+
+def _with_label_maps(data: Data, config: TrainConfig) -> Data:
+    """The data with label maps beside the training images, which move with them.
+
+    Raises InputError if the maps are of other images.
+    """
+    from bilevel.train.label_views import LabelledView
+    from bilevel.train.token_labels.maps import LabelMaps, names_hash
+
+    assert config.label_maps is not None
     assert isinstance(data.train, _Viewed | _Named)
-    found = data.train.images
-    if not isinstance(found, list):  # of files
-        return Originals(data.classes, [str(i) for i in range(len(found))], _Originals(found))
-    root = os.path.commonpath(found)
-    return Originals(
-        data.classes, [os.path.relpath(path, root) for path in found], _Originals(found)
-    )
+    maps = LabelMaps(config.label_maps)
+    maps.check(data.classes, names_hash(_originals(data).names))
+    view = LabelledView(config, data.in_chans, crops=config.data not in NAMES)
+    return data._replace(train=_WithMaps(data.train, maps, view))
 
 
 class _Originals(Dataset[Tensor]):
-    """Image files, grey images as arrays, or images of any kind as tensors."""
+    """The images of a training set without its view."""
 
-    def __init__(self, images: Any) -> None:
-        self._images = images
+    def __init__(self, train: _Viewed | _Named) -> None:
+        self._train = train
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._train)
 
     def __getitem__(self, index: int) -> Tensor:
-        from bilevel.train import views
-
-        image = self._images[index]
-        if isinstance(image, Tensor):
-            return image
-        return views.read_rgb(image) if isinstance(image, str) else torch.from_numpy(image)[None]
+        return self._train.original(index)[0]
 
 
 def find(config: TrainConfig) -> Data:
@@ -140,8 +154,10 @@ def find(config: TrainConfig) -> Data:
     if config.data == DIGIT_SCENES or config.task == "segment":
         return _segmented(config)
     if config.data in NAMES:
-        return NAMES[config.data](config)
-    return _named(config) if named.is_name(config.data) else _folder(config)
+        found = NAMES[config.data](config)
+    else:
+        found = _named(config) if named.is_name(config.data) else _folder(config)
+    return found if config.label_maps is None else _with_label_maps(found, config)
 
 
 def is_folder(data: str) -> bool:
@@ -171,7 +187,21 @@ def reader(config: TrainConfig) -> Any:
     return lambda path: IMAGENET(view(path))
 
 
-class _Viewed(Dataset[tuple[Tensor, int]]):
+class _WithMaps(Dataset[tuple[Tensor, Any]]):
+    """The images of a training set with label maps, as a view makes them inputs and labels."""
+
+    def __init__(self, train: _Viewed | _Named, maps: Any, view: Any) -> None:
+        self._train, self._maps, self._view = train, maps, view
+
+    def __len__(self) -> int:
+        return len(self._train)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, label = self._train.original(index)
+        return self._view(image, self._maps[index], label)
+
+
+class _Viewed(Dataset[tuple[Tensor, Any]]):
     """Images, or what a view makes images of, with their labels."""
 
     def __init__(self, images: Any, labels: Any, view: Any) -> None:
@@ -182,6 +212,14 @@ class _Viewed(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.view(self.images[index]), int(self.labels[index])
+
+    def original(self, index: int) -> tuple[Tensor, int]:
+        """The image as it is, uint8 ``(C, H, W)``, and its label."""
+        from bilevel.train import views
+
+        image = self.images[index]
+        pixels = views.read_rgb(image) if isinstance(image, str) else torch.from_numpy(image)[None]
+        return pixels, int(self.labels[index])
 
 
 def _digits(config: TrainConfig) -> Data:
@@ -198,7 +236,7 @@ def _digits(config: TrainConfig) -> Data:
     )
     train = _Viewed(a, a_labels, views.digit_train_view(config))
     test = _Viewed(b, b_labels, views.digit_view(config.image_size))
-    return Data(tuple("0123456789"), 1, train, test)
+    return Data(tuple("0123456789"), 1, train, test, normalise=GREY)
 
 
 def _fashion_mnist(config: TrainConfig) -> Data:
@@ -235,18 +273,22 @@ NAMES: Mapping[str, Callable[[TrainConfig], Data]] = {
 """Data that have a view of their own, by name."""
 
 
-class _Named(Dataset[tuple[Tensor, int]]):
+class _Named(Dataset[tuple[Tensor, Any]]):
     """What a view makes of the images of a data set of timm, with their labels."""
 
     def __init__(self, found: named.Named, view: Any) -> None:
-        self.images, self._found, self._view = named.Images(found), found, view
+        self._found, self._view = found, view
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self._found.found)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self._found.labelled(index)
+        image, label = self.original(index)
         return self._view(image), label
+
+    def original(self, index: int) -> tuple[Tensor, int]:
+        """The image as it is, uint8 ``(C, H, W)``, and its label."""
+        return self._found.labelled(index)
 
 
 def _named(config: TrainConfig) -> Data:

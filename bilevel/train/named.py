@@ -38,19 +38,6 @@ class Named(NamedTuple):
             raise InputError(f"cannot read the image {index}: {error}") from error
 
 
-class Images:
-    """The images alone, by number."""
-
-    def __init__(self, of: Named) -> None:
-        self._of = of
-
-    def __len__(self) -> int:
-        return len(self._of.found)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self._of.labelled(index)[0]
-
-
 def is_name(data: str) -> bool:
     """Whether it is a name for timm, and not a folder."""
     prefix, slash, rest = data.partition("/")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from PIL import Image
@@ -11,6 +12,7 @@ from torchvision.transforms.v2 import functional
 
 from bilevel.errors import ArgumentError
 from bilevel.train.config import Interpolation
+from bilevel.train.token_labels.geometry import Affine
 
 MEAN = (124, 116, 104)
 """ImageNet's mean color, of what is moved into an image from beyond its borders."""
@@ -51,12 +53,54 @@ class Augmentation:
                 "expected aa to be as timm writes it, such as 'rand-m9-mstd0.5-inc1', got "
                 f"{policy!r}: {error or type(error).__name__}"
             ) from error
+        self._moves: list[Affine] = []
         for operation in _operations(self._transform):
             if operation.aug_fn.__name__ == "posterize":
                 operation.aug_fn = posterize
+            if operation.name in MOVES:
+                operation.aug_fn = _Noted(operation.aug_fn, operation.name, self._moves)
 
     def __call__(self, image: Tensor) -> Tensor:
-        return functional.pil_to_tensor(self._transform(functional.to_pil_image(image)))
+        return self.with_moves(image)[0]
+
+    def with_moves(self, image: Tensor) -> tuple[Tensor, list[Affine]]:
+        """The image, and how it was moved, from first to last; AugMix mixes several images that
+        were moved by themselves."""
+        self._moves.clear()
+        found = functional.pil_to_tensor(self._transform(functional.to_pil_image(image)))
+        return found, list(self._moves)
+
+
+class _Noted:
+    """An operation that moves images, which notes how."""
+
+    def __init__(self, operation: Any, name: str, moves: list[Affine]) -> None:
+        self.operation, self.name, self.moves = operation, name, moves
+
+    def __call__(self, image: Image.Image, level: float, **options: Any) -> Image.Image:
+        self.moves.append(MOVES[self.name](level, *image.size))
+        moved: Image.Image = self.operation(image, level, **options)
+        return moved
+
+
+def _turned(degrees: float, width: int, height: int) -> Affine:
+    """As Pillow turns images, around their middle."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    x, y = width / 2, height / 2
+    return (cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y)
+
+
+MOVES: Mapping[str, Callable[[float, int, int], Affine]] = {
+    "Rotate": _turned,
+    "ShearX": lambda level, width, height: (1, level, 0, 0, 1, 0),
+    "ShearY": lambda level, width, height: (1, 0, 0, level, 1, 0),
+    "TranslateX": lambda level, width, height: (1, 0, level, 0, 1, 0),
+    "TranslateY": lambda level, width, height: (1, 0, 0, 0, 1, level),
+    "TranslateXRel": lambda level, width, height: (1, 0, level * width, 0, 1, 0),
+    "TranslateYRel": lambda level, width, height: (1, 0, 0, 0, 1, level * height),
+}
+"""What those of timm's operations do that move an image, by their names: from the level and the
+image's width and height."""
 
 
 def _transform(policy: str, values: dict[str, Any]) -> Any:

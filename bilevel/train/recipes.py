@@ -85,6 +85,7 @@ PER_MODEL: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 
 UNMARKED = (
     *("data", "recipe", "model", "task", "head", "seed", "out", "device", "workers"),
+    "label_maps",
     *("compile", "checkpoint_blocks", "channels_last", "data_dir", "dataset_download"),
     *("shard", "save_minutes"),
 )

@@ -23,7 +23,7 @@ from bilevel.train.recipes import deviations, recipe_of
 from bilevel.train.tasks import task_of
 
 MAY_CHANGE = (
-    *("data", "data_dir", "dataset_download", "workers", "device", "out"),
+    *("data", "data_dir", "dataset_download", "label_maps", "workers", "device", "out"),
     *("channels_last", "compile", "checkpoint_blocks", "shard", "save_minutes"),
 )
 """Settings that say where and how a run is computed, not what; nothing is said of a change."""
@@ -104,7 +104,8 @@ class Run:
 def create(config: TrainConfig, architecture: BiFormerConfig, summary: data.Summary) -> Run:
     """Begin a run: a new folder, with the files that say what it is.
 
-    Raises InputError if the folder exists, so that no run is overwritten, or cannot be created.
+    Raises InputError if the folder exists, so that no run is overwritten, or cannot be created; or
+    as :func:`settled`.
     """
     config = settled(config, architecture)
     folder = config.out or _next_free(Path(config.data).name or "root")
@@ -118,11 +119,17 @@ def create(config: TrainConfig, architecture: BiFormerConfig, summary: data.Summ
 
 
 def settled(config: TrainConfig, architecture: BiFormerConfig) -> TrainConfig:
-    """A config as a run has it: nothing is left to be decided, but for its folder."""
+    """A config as a run has it: nothing is left to be decided, but for its folder.
+
+    Raises InputError if recipe and label maps do not fit each other.
+    """
+    _check_label_maps(config)
     if data.is_folder(config.data):
         config = replace(config, data=str(Path(config.data).resolve()))
     if config.data_dir is not None:
         config = replace(config, data_dir=config.data_dir.resolve())
+    if config.label_maps is not None:
+        config = replace(config, label_maps=config.label_maps.resolve())
     recipe = config.recipe or recipe_of(config.data)
     return replace(config, recipe=recipe, drop_path=architecture.drop_path)
 
@@ -135,6 +142,21 @@ def write_config(run: Run) -> None:
 def _write(path: Path, values: Mapping[str, Any]) -> None:
     with replacing(path) as partial:
         partial.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def _check_label_maps(config: TrainConfig) -> None:
+    if config.recipe == "token-labels" and config.label_maps is None:
+        raise InputError(
+            "expected --label-maps FILE for the recipe token-labels; bilevel label-maps makes it"
+        )
+    if config.label_maps is not None and config.task != "classify":
+        raise InputError(f"expected no label maps, which are of classes, to {config.task}")
+    if config.label_maps is not None and config.mixes:
+        raise InputError(
+            "expected no mixup or cutmix with label maps, got "
+            f"mixup {config.mixup} and cutmix {config.cutmix}; give --recipe token-labels, or "
+            "--mixup 0 --cutmix 0"
+        )
 
 
 def _begin(run: Run) -> None:

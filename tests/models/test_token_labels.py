@@ -127,6 +127,19 @@ def test_places_of_another_map_are_one_clear_error() -> None:
         build()(images(), SOME.T)
 
 
+@pytest.mark.parametrize("layout", ["biformer", "stl"])
+@pytest.mark.parametrize("stages", [1, 4])
+@torch.no_grad()
+def test_the_size_of_the_last_map_is_known(stages: int, layout: Any) -> None:
+    config = BiFormerConfig(
+        (1,) * stages, (8,) * stages, topk=(1,) * stages, head_dim=8, layout=layout
+    )
+    model = BiFormer(config).eval()
+    for size in ((32, 33), (47, 64), (63, 95)):
+        found = model.forward_features(torch.zeros(1, 3, *size)).shape[2:]
+        assert config.last_map(*size) == tuple(found)
+
+
 def test_a_config_that_was_saved_before_means_what_it_meant() -> None:
     saved = STAR.to_dict()
     assert BiFormerConfig.from_dict(saved) == STAR

@@ -130,9 +130,10 @@ def test_a_field_changes_what_it_should_and_nothing_else(
 
 
 def test_no_field_is_left_out() -> None:
-    # In the tests of data, runs, tasks, recipes, optimizers and augmentation.
+    # In the tests of data, runs, tasks, recipes, optimizers, augmentation and token labels.
     elsewhere = {"data", "out", "device", "task", "head", "recipe", "momentum"}
     elsewhere |= {"data_dir", "dataset_download", "remode", "mixup_prob", "mixup_switch_prob"}
+    elsewhere |= {"label_maps", "dense_weight", "label_axes"}
     elsewhere |= {"sync_bn", "shard", "save_minutes"}  # in those of several processes, and survival
     assert {field.name for field in fields(TrainConfig)} == set(ARRIVES) | elsewhere
 

@@ -44,6 +44,8 @@ CHANGED: dict[str, Any] = {
     "cutmix": 0.6,
     "mixup_prob": 0.7,
     "mixup_switch_prob": 0.2,
+    "dense_weight": 0.25,
+    "label_axes": "official",
     "label_smoothing": 0.3,
     "drop_path": 0.35,
     "amp": "fp16",

@@ -31,6 +31,8 @@ OTHER: dict[str, Any] = {
     "lr": 0.5,
     "weight_decay": 0.5,
     "warmup_epochs": 0.5,
+    "dense_weight": 0.5,
+    "label_axes": "official",
     "label_smoothing": 0.5,
     "drop_path": 0.5,
     "aug_repeats": 3,

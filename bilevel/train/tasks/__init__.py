@@ -8,6 +8,7 @@ from bilevel.train.config import TaskName, TrainConfig
 from bilevel.train.tasks.classification import classification
 from bilevel.train.tasks.segmentation import segmentation
 from bilevel.train.tasks.task import Task
+from bilevel.train.tasks.token_labels import with_token_labels
 
 __all__ = ["TASKS", "Task", "task_of"]
 
@@ -20,4 +21,6 @@ TASKS: Mapping[TaskName, Callable[[TrainConfig], Task]] = {
 
 def task_of(config: TrainConfig) -> Task:
     """The task of a run."""
+    if config.task == "classify" and config.label_maps is not None:
+        return with_token_labels(config)
     return TASKS[config.task](config)

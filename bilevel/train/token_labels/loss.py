@@ -18,7 +18,7 @@ def loss(
     targets: Targets,
     exchanged: Tensor | None = None,
     *,
-    dense_weight: float = 0.5,
+    dense_weight: float = 1.0,
     with_labels: bool = False,
 ) -> Tensor:
     """Cross entropy of the pooled logits, plus ``dense_weight`` times that of each token's; a
