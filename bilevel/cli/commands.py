@@ -85,7 +85,7 @@ def _by_recipe(args: list[str], bare: list[str], said: TrainConfig) -> Command:
     command: Any = _parsed(bare, {**COMMANDS, "train": with_defaults(of_recipe)})
     scaled = recipes.resolved(command.config)
     command = _parsed(args, {**COMMANDS, "train": with_defaults(scaled)})
-    return Train(command.config)
+    return Train(**vars(command))
 
 
 def _parsed(args: list[str], commands: Mapping[str, Callable[..., Command]]) -> Command:

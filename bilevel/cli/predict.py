@@ -39,7 +39,7 @@ class Predict:
         from bilevel.train.tasks import task_of
 
         run, model = load(self.run, self.device)
-        task, view = task_of(run.config), data.reader(run.config)
+        task, view = task_of(run.config), data.reader(run.config, run.architecture.in_chans)
         unreadable: dict[Path, InputError] = {}
         for begin in range(0, len(self.images), AT_ONCE):
             inputs = _read(self.images[begin : begin + AT_ONCE], view, unreadable)

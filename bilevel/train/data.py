@@ -170,8 +170,9 @@ def length(dataset: Dataset[Any]) -> int:
     return len(dataset)  # type: ignore[arg-type]
 
 
-def reader(config: TrainConfig) -> Any:
-    """From the path of an image file to a model's input ``(C, H, W)``, as in testing."""
+def reader(config: TrainConfig, in_chans: int = 3) -> Any:
+    """From an image, a file's path or of Pillow, to a model's input ``(C, H, W)``, as in testing;
+    ``in_chans`` is what the model takes of data without a view of their own."""
     from bilevel.train import views  # torchvision takes seconds to import
 
     if config.task == "segment":
@@ -183,8 +184,9 @@ def reader(config: TrainConfig) -> Any:
     if config.data == FASHION_MNIST:
         whole = views.of_files(views.read_small, views.whole_view(config.image_size))
         return lambda path: GREY(whole(path))
-    view = views.of_files(views.read_rgb, views.test_view(config.image_size))
-    return lambda path: IMAGENET(view(path))
+    read, normalise = (views.read_grey, GREY) if in_chans == 1 else (views.read_rgb, IMAGENET)
+    view = views.of_files(read, views.test_view(config.image_size))
+    return lambda image: normalise(view(image))
 
 
 class _WithMaps(Dataset[tuple[Tensor, Any]]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -96,6 +97,27 @@ class Planned:
         """What all ranks read for a step, on the CPU and as it was read."""
         read = _collated([self._dataset[sample] for sample in self.plan.global_samples(step)])
         return Batch(read.images, read.labels)
+
+
+class Waiting:
+    """Batches, and how much of the time the host waits for them."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches, self._begin, self._waited = batches, time.perf_counter(), 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        begin = time.perf_counter()
+        try:
+            return next(self._batches)
+        finally:
+            self._waited += time.perf_counter() - begin
+
+    def share(self) -> float:
+        """From 0 to 1, since it was made."""
+        return self._waited / (time.perf_counter() - self._begin)
 
 
 class InOrder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import islice
@@ -12,14 +12,15 @@ import torch
 from rich.console import Console
 
 from bilevel.errors import Stopped
-from bilevel.train import data, draws, pictures, stopping, table
+from bilevel.train import data, draws, pictures, report, stopping, table
 from bilevel.train.data import Batch
 from bilevel.train.distributed import World, whole
+from bilevel.train.events import Events, events
 from bilevel.train.keeping import Keeper
-from bilevel.train.loader import InOrder, Planned, plan_of
+from bilevel.train.loader import InOrder, Planned, Waiting, plan_of
 from bilevel.train.metrics import Sums
 from bilevel.train.not_finite import Watch
-from bilevel.train.progress import Display, display
+from bilevel.train.progress import Display, Pace, display
 from bilevel.train.reading import Reading
 from bilevel.train.run import Run
 from bilevel.train.step import State, evaluate, evaluate_average, step
@@ -43,6 +44,7 @@ class Training:
     keeper: Keeper
     watch: Watch
     reading: Reading
+    events: Events | None
     asked: Callable[[], int]
     """Which signal asked the run to end, 0 if none did."""
     every: int
@@ -101,6 +103,7 @@ def _training(
         keeper=Keeper(run, world, plan.steps_per_epoch),
         watch=Watch(run, world, planned, console),
         reading=Reading(run, world, planned, console),
+        events=stack.enter_context(events(run.events, step, world.first)),
         asked=stack.enter_context(stopping.asked()),
         every=1 if torch.device(config.device).type == "cpu" else LOOK,
     )
@@ -108,16 +111,17 @@ def _training(
 
 def _steps(
     training: Training, state: State, rows: Sequence[Row], epoch: int, sums: Sums | None
-) -> tuple[State, tuple[dict[str, float], float]]:
-    """The steps of an epoch that are left; what was measured in all of them, and images a second
-    in these."""
+) -> tuple[State, tuple[dict[str, float], Pace]]:
+    """The steps of an epoch that are left; what was measured in all of them, and the pace of
+    these."""
     total, begin, first = sums, time.perf_counter(), state.step
     plan, end = training.planned.plan, epoch * training.steps_per_epoch
 
     def speed() -> float:
         return (state.step - first) * plan.batch / (time.perf_counter() - begin)
 
-    for batch in islice(training.batches, end - first):
+    waiting = Waiting(islice(training.batches, end - first))
+    for batch in waiting:
         draws.begin_step(state.model, plan, state.step, training.run.config.device)
         state, measured = step(state, batch)
         measured = training.watch.counted(state, measured)
@@ -125,8 +129,16 @@ def _steps(
         if state.step % training.every == 0 or state.step == end:
             _look(training, state, rows, total)
         if state.step % LOOK == 0:
-            training.display.update(state.step, epoch, total.means(), speed())
-    return state, (training.world.total(total).means(), speed())
+            _show(training, state, epoch, total.means(), Pace(speed(), waiting.share()))
+    return state, (training.world.total(total).means(), Pace(speed(), waiting.share()))
+
+
+def _show(
+    training: Training, state: State, epoch: int, train: Mapping[str, float], pace: Pace
+) -> None:
+    training.display.update(state.step, epoch, train, pace)
+    if training.events is not None:
+        training.events.steps(state.step, train, state.schedule(state.step - 1), pace)
 
 
 def _look(training: Training, state: State, rows: Sequence[Row], total: Sums) -> None:
@@ -148,16 +160,19 @@ def _look(training: Training, state: State, rows: Sequence[Row], total: Sums) ->
 
 
 def _tested(
-    training: Training, state: State, epoch: int, train: dict[str, float], speed: float
+    training: Training, state: State, epoch: int, train: dict[str, float], pace: Pace
 ) -> Row:
     """The row of an epoch whose steps are done, from what was measured in them."""
     shown, world = training.display, training.world
     lr = state.schedule((epoch - 1) * training.steps_per_epoch)
     test = evaluate(state.task, state.model, training.test, world)
-    shown.update(state.step, epoch, train, speed)
+    shown.update(state.step, epoch, train, pace)
     ema = evaluate_average(state, training.test, world)
-    shown.epoch(epoch, {"train": train, "test": test, "ema": ema}, speed)
-    return table.row(epoch, lr, train, test, ema, speed)
+    shown.epoch(epoch, {"train": train, "test": test, "ema": ema}, pace)
+    row = table.row(epoch, lr, train, test, ema, pace.images)
+    if training.events is not None:
+        training.events.epoch(state.step, row)
+    return row
 
 
 def _draw(run: Run, images: data.Data, state: State, rows: Sequence[Row]) -> None:
@@ -166,3 +181,12 @@ def _draw(run: Run, images: data.Data, state: State, rows: Sequence[Row]) -> Non
         every = InOrder(images, run.config)
         figure = state.task.draw(state.model.eval(), every, images.classes)
     pictures.save(figure, run.predictions)
+    examine = state.task.examine
+    found = None if examine is None else examine(state.model, every, images.classes)
+    about = {
+        "folder": run.folder,
+        "classes": len(run.data.classes),
+        "images to train on": run.data.train_images,
+        "images to test on": run.data.test_images,
+    }
+    report.write(run.report, run.config, about, rows, found)

@@ -14,6 +14,7 @@ from bilevel.train.lettering import legible, style
 from bilevel.train.table import PARTS, Row, measured
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 ROWS, COLUMNS = 6, 8
@@ -25,19 +26,33 @@ def curves(rows: Sequence[Row]) -> Figure:
     """Each number of the metrics table over the epochs: training, test, averaged weights."""
     from matplotlib.figure import Figure
 
-    parts = {part: [measured(row, part) for row in rows] for part in PARTS}
-    names = list(dict.fromkeys(name for part in parts.values() for name in part[0]))
+    names = list(dict.fromkeys(name for part in PARTS for name in measured(rows[0], part)))
     figure = Figure(figsize=(4.5 * len(names), 3.5), layout="constrained")
-    epochs = [row["epoch"] for row in rows]
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False).flat, names, strict=True):
-        for label, part in parts.items():
-            if name in part[0]:
-                axes.plot(epochs, [row[name] for row in part], marker=".", label=label)
-        axes.set(xlabel="epoch")
-        axes.set_ylabel(shown := legible(name), **style(shown))
-        axes.grid(alpha=0.3)
-        axes.legend()
+        _plot(axes, rows, name)
     return figure
+
+
+def curve(rows: Sequence[Row], name: str) -> Figure:
+    """One number of the metrics table over the epochs."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5, 3.2), layout="constrained")
+    _plot(figure.subplots(), rows, name)
+    return figure
+
+
+def _plot(axes: Axes, rows: Sequence[Row], name: str) -> None:
+    epochs = [row["epoch"] for row in rows]
+    for part in PARTS:
+        if name in measured(rows[0], part):
+            values = [measured(row, part)[name] for row in rows]
+            axes.plot(epochs, values, marker=".", label=part)
+    axes.set(xlabel="epoch")
+    shown = legible(name)
+    axes.set_ylabel(shown, **style(shown))
+    axes.grid(alpha=0.3)
+    axes.legend()
 
 
 class Seen(NamedTuple):

@@ -5,6 +5,7 @@ One table, from which the documentation's is made.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, get_args
@@ -147,6 +148,24 @@ def deviations(run: TrainConfig) -> dict[str, tuple[Any, Any]]:
     models_own = plain.architecture(1, 1).drop_path
     pairs["drop_path"] = (models_own, run.architecture(1, 1).drop_path)
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def command(run: TrainConfig) -> str:
+    """The command that trains such a run: what leaves the recipe is an option of it."""
+    name = run.recipe or recipe_of(run.data)
+    plain = resolved(run)
+    options = [f"--recipe={name}"] if name != recipe_of(run.data) else []
+    for field in fields(run):
+        value = getattr(run, field.name)
+        given = field.name in ("model", "batch_size", "device")  # the rest depends on them
+        same = getattr(config(name, run.data) if given else plain, field.name) == value
+        if field.name == "drop_path":
+            same = plain.architecture(1, 1).drop_path == run.architecture(1, 1).drop_path
+        if field.name not in ("data", "recipe", "out", "task") and not same:
+            option = field.name.replace("_", "-")
+            flag = f"--{option}" if value is True else f"--no-{option}"
+            options.append(flag if isinstance(value, bool) else f"--{option}={value}")
+    return shlex.join(["bilevel", "train", run.data, *options])
 
 
 def in_words(run: TrainConfig) -> list[str]:

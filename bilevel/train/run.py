@@ -100,6 +100,16 @@ class Run:
         """Test images, and what the model makes of them."""
         return self.folder / "predictions.png"
 
+    @property
+    def report(self) -> Path:
+        """The page of the run."""
+        return self.folder / "report.html"
+
+    @property
+    def events(self) -> Path:
+        """The folder of what TensorBoard shows."""
+        return self.folder / "tensorboard"
+
 
 def create(config: TrainConfig, architecture: BiFormerConfig, summary: data.Summary) -> Run:
     """Begin a run: a new folder, with the files that say what it is.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,11 @@ def read_rgb(path: str) -> Tensor:
     return torch.from_numpy(np.array(_read(path, "RGB"))).permute(2, 0, 1)
 
 
+def read_grey(path: str) -> Tensor:
+    """An image file in grey: uint8 ``(1, H, W)``. Raises InputError if it is none."""
+    return torch.from_numpy(np.array(_read(path, "L")))[None]
+
+
 def read_digit(path: str) -> Any:
     """An image file as one of the digits: 8 x 8 pixels, grey. Raises InputError if it is none."""
     return np.array(_read(path, "L").resize((8, 8), Image.Resampling.BOX))
@@ -39,9 +45,9 @@ def read_small(path: str) -> Any:
     return np.array(_read(path, "L").resize((28, 28), Image.Resampling.BOX))
 
 
-def _read(path: str, mode: str) -> Image.Image:
+def _read(path: str | Image.Image, mode: str) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with nullcontext(path) if isinstance(path, Image.Image) else Image.open(path) as image:
             upright = ImageOps.exif_transpose(image)
             if upright.mode.startswith("I;16"):
                 upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))

@@ -75,8 +75,8 @@ def test_the_first_answers_come_before_the_last_images_are_read(
     read, printed = [], []
     reader = data.reader
 
-    def watched(config: Any) -> Any:
-        view = reader(config)
+    def watched(*config: Any) -> Any:
+        view = reader(*config)
 
         def look(path: Path) -> Any:
             printed.append(capsys.readouterr().out.count("\n"))

@@ -36,6 +36,8 @@ def test_a_run_leaves_its_files_and_nothing_half_written(trained: Any) -> None:
         "checkpoints",
         "curves.png",
         "predictions.png",
+        "report.html",
+        "tensorboard",
     }
     kept = {path.name for path in (trained.folder / "checkpoints").iterdir()}
     assert kept == {f"step-{step}.safetensors" for step in (4, 8, 12)}

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from bilevel.models import BiFormer
 from bilevel.train.config import TrainConfig
 from bilevel.train.data import Batch
+from bilevel.train.findings import findings
 from bilevel.train.lettering import caption
 from bilevel.train.metrics import Sums
 from bilevel.train.pictures import SHEET, Seen, sheet
@@ -33,6 +34,7 @@ def classification(config: TrainConfig) -> Task:
         summary=Sums.means,
         describe=_describe,
         draw=_draw,
+        examine=findings,
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from bilevel.models import BiFormerConfig
 from bilevel.train.data import Batch
+from bilevel.train.findings import Findings
 from bilevel.train.metrics import Sums
 
 if TYPE_CHECKING:
@@ -45,3 +46,5 @@ class Task:
     draw: Callable[[nn.Module, Iterable[Batch], Sequence[str]], Figure]
     """From a model in evaluation mode, test images and the names of the classes to a figure of what
     the model makes of them."""
+    examine: Callable[[nn.Module, Iterable[Batch], Sequence[str]], Findings] | None = None
+    """From the same to what the model gets wrong, for tasks that tell classes apart."""
