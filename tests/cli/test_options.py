@@ -57,6 +57,7 @@ DRAWN: dict[str, Callable[[random.Random], Any]] = {
     "lr": lambda rng: rng.uniform(1e-5, 1),
     "weight_decay": lambda rng: rng.random(),
     "warmup_epochs": lambda rng: rng.random() * 9,
+    "head": lambda rng: rng.choice(["semantic-fpn", "upernet"]),
     "label_maps": lambda rng: Path(rng.choice(["maps.npy", "train"])),
     "dense_weight": lambda rng: rng.random(),
     "label_axes": lambda rng: rng.choice(["corrected", "official"]),
@@ -136,7 +137,8 @@ def arguments_of(command: Callable[..., Any]) -> tuple[list[str], list[list[str]
         elif of is bool:
             options.append([option])
         elif not marks:
-            others = ["1"] if {int, float} & {*get_args(of)} else ["word"]
+            numbers = {int: "1", float: "0"}
+            others = [numbers[kind] for kind in get_args(of) if kind in numbers] or ["word"]
             options.append([option, *(choices or others)[:1]])
             if isinstance(field.default, int | float):
                 options[-1][1] = str(field.default)

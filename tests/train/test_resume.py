@@ -31,6 +31,7 @@ OTHER: dict[str, Any] = {
     "lr": 0.5,
     "weight_decay": 0.5,
     "warmup_epochs": 0.5,
+    "head": "upernet",
     "dense_weight": 0.5,
     "label_axes": "official",
     "label_smoothing": 0.5,
