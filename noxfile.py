@@ -20,8 +20,8 @@ ECOSYSTEM = Path(__file__).parent / "docs" / "examples" / "ecosystem"
 # Toolkits of which the pages have examples, at their newest.
 TOOLKITS = (
     *("accelerate", "fvcore", "grad-cam", "huggingface-hub", "lightning", "onnx", "onnxruntime"),
-    *("openvino", "peft", "segmentation-models-pytorch", "thop", "timm", "torchvision"),
-    *("transformers", "scipy"),  # the last for RT-DETR's matching
+    *("openvino", "peft", "segmentation-models-pytorch", "thop", "timm", "torchinfo"),
+    *("torchvision", "transformers", "scipy"),  # the last for RT-DETR's matching
 )
 GPU_TESTS = Path(__file__).parent / "tests" / "gpu"
 PACKAGING = Path(__file__).parent / "tests" / "packaging"

@@ -18,7 +18,7 @@ from timm.models import (
 )
 from torch import nn
 
-from bilevel.errors import ArgumentError, WeightsError
+from bilevel.errors import ArgumentError, InputError, WeightsError
 from bilevel.models import BiFormerConfig, from_official
 from bilevel.models.config import MODELS
 from bilevel.models.model import BiFormer
@@ -133,15 +133,19 @@ def _entry(name: str) -> Callable[..., nn.Module]:
             given = options.get("pretrained_cfg_overlay") or {}
             options["pretrained_cfg_overlay"] = {"classifier": HEADS[True], **given}
         features = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
-        return build_model_with_cfg(
-            build,
-            name,
-            pretrained,
-            model_cfg=MODELS[name],
-            feature_cfg=features,
-            pretrained_filter_fn=_renamed,
-            **options,
-        )
+        try:
+            return build_model_with_cfg(
+                build,
+                name,
+                pretrained,
+                model_cfg=MODELS[name],
+                feature_cfg=features,
+                pretrained_filter_fn=_renamed,
+                **options,
+            )
+        except OSError as error:  # the Hub's are among them
+            reason = " ".join(str(error).split())
+            raise InputError(f"cannot read the weights of {name}: {reason}") from error
 
     create.__name__ = create.__qualname__ = name
     create.__doc__ = f"``timm.create_model({name!r}, ...)``."

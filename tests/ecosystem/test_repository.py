@@ -85,6 +85,24 @@ def test_the_hub_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert torch.equal(logits(again), logits(model))
 
 
+def test_weights_that_the_hub_does_not_give_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Here without a network. Where it has no such repository, timm fails before it asks us: then
+    the command line has the line."""
+    cached = tmp_path / "models--me--mine"
+    save(build(MICRO), cached / "snapshots" / "abc")
+    (cached / "snapshots" / "abc" / "model.safetensors").unlink()
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("abc")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="cannot read the weights of biformer_micro: ") as error:
+        timm.create_model("hf-hub:me/mine", pretrained=True, cache_dir=tmp_path)
+    assert "\n" not in str(error.value)
+    said = last_error(["export", "hf-hub:me/none", str(tmp_path / "model.onnx")], capsys)
+    assert "expected a run, or a model for timm, at hf-hub:me/none: " in said
+
+
 def test_the_card_says_what_is_known_and_no_more(tmp_path: Path) -> None:
     about = About("17 pictures.", {"lr": 0.002}, {"test accuracy": 0.98765})
     said = (save(build(MICRO), tmp_path / "a", "abcde", about) / "README.md").read_text()

@@ -12,6 +12,7 @@ import pytest
 
 from bilevel import ArrayError, Backend, ShapeError, models
 from bilevel.models import array_layers
+from bilevel.models.tree import tree
 from bilevel.official_padding import Padding
 from tests.golden.numbers import CONFIGS, images, parameters
 
@@ -58,6 +59,21 @@ def test_a_bound_model_is_called_many_times() -> None:
     x = images(2, 3, 64, 64)
     np.testing.assert_array_equal(batch(x), models.apply(config, params, x, batch_stats=True))
     assert not np.allclose(batch(x), model(x))
+
+
+def test_the_layers_of_a_bound_model_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    def counted(config: models.BiFormerConfig) -> Any:
+        made.append(config)
+        return tree(config)
+
+    monkeypatch.setattr(array_layers, "tree", counted)
+    config = CONFIGS["micro"]
+    model = models.bind(config, parameters("micro"))
+    for batch in (1, 2):
+        model(images(batch, 3, 40, 40))
+    assert made == [config]
 
 
 def test_images_are_of_the_library_of_the_parameters(torch: ModuleType) -> None:

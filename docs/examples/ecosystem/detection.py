@@ -1,10 +1,10 @@
-"""torchvision's RetinaNet by a pyramid of features, and transformers' RT-DETR."""
+"""torchvision's RetinaNet and Mask R-CNN by a pyramid of features, and transformers' RT-DETR."""
 
 import timm
 import torch
 import transformers
 from torch import nn
-from torchvision.models.detection import RetinaNet
+from torchvision.models.detection import MaskRCNN, RetinaNet
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
@@ -26,11 +26,19 @@ class Pyramid(nn.Module):
 
 
 images = [torch.rand(3, 160, 128), torch.rand(3, 128, 128)]
-boxes = [{"boxes": torch.tensor([[8.0, 8, 64, 96]]), "labels": torch.tensor([1])} for _ in images]
-model = RetinaNet(Pyramid("biformer_tiny"), num_classes=3, min_size=128, max_size=160)
-sum(model(images, boxes).values()).backward()
-assert model.backbone.body.model.stages[1][0].mlp.fc1.weight.grad.abs().sum() > 0
-assert {"boxes", "scores", "labels"} <= model.eval()(images)[0].keys()
+targets = [
+    {
+        "boxes": torch.tensor([[8.0, 8, 64, 96]]),
+        "labels": torch.tensor([1]),
+        "masks": torch.ones(1, *each.shape[1:], dtype=torch.uint8),
+    }
+    for each in images
+]
+for detector, extra in ((RetinaNet, set()), (MaskRCNN, {"masks"})):
+    model = detector(Pyramid("biformer_tiny"), num_classes=3, min_size=128, max_size=160)
+    sum(model(images, targets).values()).backward()
+    assert model.backbone.body.model.stages[1][0].mlp.fc1.weight.grad.abs().sum() > 0
+    assert {"boxes", "scores", "labels", *extra} <= model.eval()(images)[0].keys()
 
 backbone = transformers.TimmBackboneConfig(backbone="biformer_tiny", out_indices=[1, 2, 3])
 config = transformers.RTDetrConfig(

@@ -21,8 +21,7 @@ export(model, "tuned.onnx", "onnx")
 export(model, "tuned.xml", "openvino")
 onnx = onnxruntime.InferenceSession("tuned.onnx")
 vino = openvino.Core().compile_model("tuned.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-for size in (1, 3, 224, 224), (2, 3, 256, 320), (1, 3, 288, 235):
-    x = torch.randn(size)
-    found = [loaded(x), wrapped(x).logits, *onnx.run(None, {"images": x.numpy()})]
-    for each in (*found, vino(x.numpy())[0]):
+for x in torch.randn(1, 3, 224, 224), torch.randn(2, 3, 256, 320), torch.randn(1, 3, 288, 235):
+    by_onnx, by_vino = onnx.run(None, {"images": x.numpy()})[0], vino(x.numpy())[0]
+    for each in loaded(x), wrapped(x).logits, by_onnx, by_vino:
         assert (torch.as_tensor(each) - model(x)).abs().max() < 1e-4

@@ -1,7 +1,10 @@
 """Grad-CAM, and counters of operations beside the number that the paper gives."""
 
+from math import prod
+
 import timm
 import torch
+import torchinfo
 from fvcore.nn import FlopCountAnalysis
 from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -34,10 +37,14 @@ def of_layers() -> int:
     return sum(found)
 
 
-# thop counts layers alone, and fvcore some products of attention, too: here its layers.
+# thop counts layers alone, and fvcore some products of attention, too: here its layers. torchinfo
+# counts a linear layer once an image, whatever the tokens, in every transformer: times these.
 want = of_layers()
 fvcore = FlopCountAnalysis(model, image).unsupported_ops_warnings(False).by_operator()
+rows = torchinfo.summary(model, image.shape, verbose=0).summary_list
+tokens = {"Linear": lambda row: prod(row.output_size[1:-1]), "Conv2d": lambda _: 1}
 found = {
+    "torchinfo": sum(r.macs * tokens[r.class_name](r) for r in rows if r.class_name in tokens),
     "fvcore": fvcore["linear"] + fvcore["conv"],
     "thop": profile(model, (image,), verbose=False)[0],
 }
