@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 
 from bilevel.errors import AnotherProcess, BilevelError, InputError
 from bilevel.models.modules import Stage
@@ -143,7 +144,7 @@ def joined(device: str) -> Iterator[World]:
         backend = "cpu:gloo,cuda:nccl"
         _take_device(int(os.environ.get("LOCAL_RANK", "0")))
     try:
-        dist.init_process_group(backend, timeout=PATIENCE)
+        _join(backend)
         yield World(dist.get_rank(), ranks)
     except RuntimeError as error:
         if not _LOST.search(str(error)):
@@ -152,6 +153,15 @@ def joined(device: str) -> Iterator[World]:
         raise InputError(f"another process of the run ended early: {line}") from error
     dist.barrier()  # one that is gone while another still talks to it is an error there
     dist.destroy_process_group()
+
+
+def _join(backend: str) -> None:
+    """Meet the other processes. Where torchrun started them again, it may keep the store in which
+    they find each other: each life has names of its own there, else it would find the dead."""
+    store, rank, ranks = next(iter(rendezvous("env://", timeout=PATIENCE)))
+    life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    named = PrefixStore(f"bilevel life {life}", store)
+    dist.init_process_group(backend, store=named, rank=rank, world_size=ranks, timeout=PATIENCE)
 
 
 def _take_device(local_rank: int) -> None:
