@@ -49,6 +49,7 @@ def needs(library: str, version: str, why: str) -> pytest.MarkDecorator:
 
 WHOLE_GRAPHS = needs("torch", "2.12", "it traces no whole graph of the operator")
 """For torch.compile without graph breaks, and for all exports but those of torch.jit.trace."""
+FAKE_CUDA = needs("torch", "2.12", "it asks the driver for some operators on fake CUDA tensors")
 
 
 def has_driver() -> bool:

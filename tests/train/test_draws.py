@@ -97,6 +97,7 @@ def test_what_is_dropped_stays_so_in_activation_checkpointing() -> None:
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower")  # of some Pythons' first releases
 def test_compiled_models_drop_what_is_handed_out_and_compile_once() -> None:
     drop, x = DropPath(0.5), torch.randn(6, 2, 2, 3)
     counter = CompileCounter()

@@ -19,7 +19,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from timm.data import resolve_model_data_config
-from timm.models import save_for_hf
+from timm.models._hub import save_for_hf  # which older releases do not export
 from torch import nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize

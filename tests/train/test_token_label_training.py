@@ -27,6 +27,7 @@ from bilevel.train.tasks import task_of
 from bilevel.train.token_labels import loss, maps, targets
 from bilevel.train.token_labels.maps import MadeFrom
 from bilevel.train.token_labels.packing import packed, unpacked
+from tests.frameworks import FAKE_CUDA
 from tests.train.conftest import QUIET
 
 
@@ -140,6 +141,7 @@ def test_a_step_in_parts_is_a_step(with_maps: TrainConfig) -> None:
     assert np.isfinite(sums.mean("loss"))
 
 
+@FAKE_CUDA
 def test_the_loss_never_waits_for_the_device(with_maps: TrainConfig) -> None:
     """Fake tensors have no values: what asks for one raises."""
     task = task_of(with_maps)

@@ -15,6 +15,7 @@ from torch._subclasses import FakeTensorMode
 from bilevel import ArgumentError, ShapeError
 from bilevel.models.token_labels import TokenLogits, exchanged
 from bilevel.train.token_labels import Targets, crop_box, draw_box, loss, places, targets
+from tests.frameworks import FAKE_CUDA
 
 CLASSES = 7
 
@@ -88,6 +89,7 @@ def test_the_upper_half_of_an_image_has_the_upper_half_of_its_map(width: int) ->
     assert official.argmax(-1)[0, -1].min() > 3
 
 
+@FAKE_CUDA
 def test_targets_and_loss_never_wait_for_the_device() -> None:
     """Fake tensors have no values: what asks for one raises."""
     with FakeTensorMode():
