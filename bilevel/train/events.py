@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,8 +46,26 @@ def events(folder: Path, step: int, writes: bool = True) -> Iterator[Events | No
     if not writes:
         yield None
         return
-    found = Events(folder, step)
+    with _told_once():
+        found = Events(folder, step)
+        try:
+            yield found
+        finally:
+            found.close()
+
+
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """TensorBoard writes in a thread, and raises what that meets at its next call: within, it is
+    not printed besides."""
+    shown = threading.excepthook
+
+    def show(args: threading.ExceptHookArgs) -> None:
+        if not type(args.thread).__module__.startswith("tensorboard."):
+            shown(args)
+
+    threading.excepthook = show
     try:
-        yield found
+        yield
     finally:
-        found.close()
+        threading.excepthook = shown

@@ -24,6 +24,7 @@ APART = {
     "backends/bilevel_cpu/library.py": "it opens a lock, which stays empty",
     "bench/attentions/speed.py": "it writes to the kernel, in /proc",
     "bench/counts/ahead.py": "it fills a temporary file, for a tool to read",
+    "train/report.py": "it draws to memory",
     "train/token_labels/maps.py": "what is not whole keeps another name, to go on with",
     "visual/pages.py": "it writes a picture to memory",
 }
