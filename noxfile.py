@@ -31,7 +31,6 @@ SANITIZED = "tests/backend_cupy/emulator/sanitized.py"
 REQUIRED = "numpy,torch,cpu,cpu-numpy,triton,cupy" if sys.platform == "linux" else "numpy,torch"
 ENVIRONMENT = {
     "BILEVEL_REQUIRE_BACKENDS": REQUIRED,  # one that is missing fails, and is not skipped
-    "BILEVEL_REQUIRE_CHROMIUM": "1" if sys.platform == "linux" else "",
     "OMP_NUM_THREADS": "1",  # pytest already has a process for each core
 }
 OLDEST, NEWEST = "3.11", "3.13"

@@ -63,10 +63,8 @@ def retinanet(
     >>> sorted(found[0])
     ['boxes', 'labels', 'scores']
     """
-    classes, channels = (
-        count("num_classes", num_classes),
-        count("pyramid_channels", pyramid_channels),
-    )
+    classes = count("num_classes", num_classes)
+    channels = count("pyramid_channels", pyramid_channels)
     pyramid = Pyramid(backbone, channels, SmallerLevels(backbone.out_channels[-1], channels))
     last = backbone.strides[-1]
     sizes = [[4 * s * scale for scale in OCTAVE] for s in (*backbone.strides, 2 * last, 4 * last)]
@@ -117,10 +115,8 @@ def mask_rcnn(
     >>> sorted(found[0])
     ['boxes', 'labels', 'masks', 'scores']
     """
-    classes, channels = (
-        count("num_classes", num_classes),
-        count("pyramid_channels", pyramid_channels),
-    )
+    classes = count("num_classes", num_classes)
+    channels = count("pyramid_channels", pyramid_channels)
     pyramid = Pyramid(backbone, channels, LastLevelMaxPool())
     strides = (*backbone.strides, 2 * backbone.strides[-1])
     names = [str(i) for i in range(len(backbone.strides))]

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from bilevel.errors import InputError
 from bilevel.train import fashion_mnist, named, splits
 from bilevel.train.config import TrainConfig
+from bilevel.train.datasets import OfTimm, Unviewed, Viewed, WithMaps
 from bilevel.train.recipes import DIGITS
 
 HELD_OUT = 0.2
@@ -108,12 +109,12 @@ def originals(config: TrainConfig) -> Originals:
 
 def _originals(data: Data) -> Originals:
     train = data.train
-    assert isinstance(train, _Viewed | _Named)
+    assert isinstance(train, Viewed | OfTimm)
     names = list(map(str, range(len(train))))
-    if isinstance(train, _Viewed) and isinstance(train.images, list):  # of files
+    if isinstance(train, Viewed) and isinstance(train.images, list):  # of files
         root = os.path.commonpath(train.images)
         names = [os.path.relpath(path, root) for path in train.images]
-    return Originals(data.classes, names, _Originals(train))
+    return Originals(data.classes, names, Unviewed(train))
 
 
 def _with_label_maps(data: Data, config: TrainConfig) -> Data:
@@ -125,24 +126,11 @@ def _with_label_maps(data: Data, config: TrainConfig) -> Data:
     from bilevel.train.token_labels.maps import LabelMaps, names_hash
 
     assert config.label_maps is not None
-    assert isinstance(data.train, _Viewed | _Named)
+    assert isinstance(data.train, Viewed | OfTimm)
     maps = LabelMaps(config.label_maps)
     maps.check(data.classes, names_hash(_originals(data).names))
     view = LabelledView(config, data.in_chans, crops=config.data not in NAMES)
-    return data._replace(train=_WithMaps(data.train, maps, view))
-
-
-class _Originals(Dataset[Tensor]):
-    """The images of a training set without its view."""
-
-    def __init__(self, train: _Viewed | _Named) -> None:
-        self._train = train
-
-    def __len__(self) -> int:
-        return len(self._train)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self._train.original(index)[0]
+    return data._replace(train=WithMaps(data.train, maps, view))
 
 
 def find(config: TrainConfig) -> Data:
@@ -189,41 +177,6 @@ def reader(config: TrainConfig, in_chans: int = 3) -> Any:
     return lambda image: normalise(view(image))
 
 
-class _WithMaps(Dataset[tuple[Tensor, Any]]):
-    """The images of a training set with label maps, as a view makes them inputs and labels."""
-
-    def __init__(self, train: _Viewed | _Named, maps: Any, view: Any) -> None:
-        self._train, self._maps, self._view = train, maps, view
-
-    def __len__(self) -> int:
-        return len(self._train)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image, label = self._train.original(index)
-        return self._view(image, self._maps[index], label)
-
-
-class _Viewed(Dataset[tuple[Tensor, Any]]):
-    """Images, or what a view makes images of, with their labels."""
-
-    def __init__(self, images: Any, labels: Any, view: Any) -> None:
-        self.images, self.labels, self.view = images, labels, view
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.view(self.images[index]), int(self.labels[index])
-
-    def original(self, index: int) -> tuple[Tensor, int]:
-        """The image as it is, uint8 ``(C, H, W)``, and its label."""
-        from bilevel.train import views
-
-        image = self.images[index]
-        pixels = views.read_rgb(image) if isinstance(image, str) else torch.from_numpy(image)[None]
-        return pixels, int(self.labels[index])
-
-
 def _digits(config: TrainConfig) -> Data:
     """1797 handwritten digits of 8 x 8 pixels and 17 grey levels, a fifth held out."""
     from sklearn.datasets import load_digits  # sklearn takes a second
@@ -236,8 +189,8 @@ def _digits(config: TrainConfig) -> Data:
     a, b, a_labels, b_labels = train_test_split(
         images, labels, test_size=HELD_OUT, stratify=labels, random_state=0
     )
-    train = _Viewed(a, a_labels, views.digit_train_view(config))
-    test = _Viewed(b, b_labels, views.digit_view(config.image_size))
+    train = Viewed(a, a_labels, views.digit_train_view(config))
+    test = Viewed(b, b_labels, views.digit_view(config.image_size))
     return Data(tuple("0123456789"), 1, train, test, normalise=GREY)
 
 
@@ -249,8 +202,8 @@ def _fashion_mnist(config: TrainConfig) -> Data:
     return Data(
         fashion_mnist.CLASSES,
         1,
-        _Viewed(*train, views.whole_train_view(config)),
-        _Viewed(*test, views.whole_view(config.image_size)),
+        Viewed(*train, views.whole_train_view(config)),
+        Viewed(*test, views.whole_view(config.image_size)),
         [f"Fashion-MNIST in {folder}"],
         GREY,
     )
@@ -275,24 +228,6 @@ NAMES: Mapping[str, Callable[[TrainConfig], Data]] = {
 """Data that have a view of their own, by name."""
 
 
-class _Named(Dataset[tuple[Tensor, Any]]):
-    """What a view makes of the images of a data set of timm, with their labels."""
-
-    def __init__(self, found: named.Named, view: Any) -> None:
-        self._found, self._view = found, view
-
-    def __len__(self) -> int:
-        return len(self._found.found)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self.original(index)
-        return self._view(image), label
-
-    def original(self, index: int) -> tuple[Tensor, int]:
-        """The image as it is, uint8 ``(C, H, W)``, and its label."""
-        return self._found.labelled(index)
-
-
 def _named(config: TrainConfig) -> Data:
     from bilevel.train import views
 
@@ -301,8 +236,8 @@ def _named(config: TrainConfig) -> Data:
     return Data(
         train.classes,
         channels,
-        _Named(train, views.train_view(config, channels)),
-        _Named(test, views.test_view(config.image_size)),
+        OfTimm(train, views.train_view(config, channels)),
+        OfTimm(test, views.test_view(config.image_size)),
         [f"train: {len(train.found)} images", f"test: {len(test.found)} images"],
         GREY if channels == 1 else IMAGENET,
     )
@@ -314,7 +249,7 @@ def _folder(config: TrainConfig) -> Data:
     found = splits.find(Path(config.data))
     pair = (found.train, views.train_view(config)), (found.test, views.test_view(config.image_size))
     train, test = (
-        _Viewed(*_labelled(split), views.of_files(views.read_rgb, view)) for split, view in pair
+        Viewed(*_labelled(split), views.of_files(views.read_rgb, view)) for split, view in pair
     )
     return Data(list(found.train.images), 3, train, test, found.notes)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,14 +81,7 @@ def make(
 
     def by_batch(first: int) -> Iterator[np.ndarray]:
         rest = range(first, length(data.images))
-        loader = DataLoader(
-            seen,
-            batch_sampler=[list(rest[i : i + batch_size]) for i in range(0, len(rest), batch_size)],
-            num_workers=num_workers,
-            worker_init_fn=workers.end_at_errors,
-            collate_fn=_collated,
-        )
-        for batch in workers.each(loader):
+        for batch in _read(seen, rest, batch_size, num_workers):
             unreadable.update(batch.unreadable)
             unreadable.check(length(data.images))
             found = teacher.maps(batch.inputs.to(device))
@@ -108,6 +101,20 @@ def make(
     )
     before = maps.write(path, made_from, by_batch, batch_size)
     return Made(made_from, before, unreadable)
+
+
+def _read(
+    seen: _Seen, indices: Sequence[int], batch_size: int, num_workers: int
+) -> Iterator[_Batch]:
+    starts = range(0, len(indices), batch_size)
+    loader = DataLoader(
+        seen,
+        batch_sampler=[list(indices[i : i + batch_size]) for i in starts],
+        num_workers=num_workers,
+        worker_init_fn=workers.end_at_errors,
+        collate_fn=_collated,
+    )
+    return workers.each(loader)
 
 
 class _Batch(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -14,21 +13,7 @@ from bilevel import ArgumentError, Routes, ShapeError, models
 from bilevel.attention import routes_of
 from bilevel.models import BiFormer, BiFormerConfig
 from bilevel.nn import BiLevelRoutingAttention
-
-MICRO = BiFormerConfig(
-    depths=(1, 2, 1),
-    embed_dims=(8, 16, 32),
-    topk=(1, 3, None),
-    head_dim=8,
-    regions=3,
-    num_classes=5,
-)
-VARIANTS = {
-    f"{layout} {variant} {padding}": replace(MICRO, layout=layout, variant=variant, padding=padding)
-    for layout in ("biformer", "stl")
-    for variant in ("legacy", "nchw")
-    for padding in ("masked", "official")
-}
+from tests.models.variants import MICRO, VARIANTS
 
 
 def build(config: BiFormerConfig) -> BiFormer:

@@ -17,23 +17,9 @@ from torch import Tensor, nn
 from bilevel import ArgumentError, Backend, Grid, ShapeError, models, visual
 from bilevel.models import BiFormer, BiFormerConfig, array_layers
 from bilevel.nn import BiLevelRoutingAttention
+from tests.models.variants import MICRO, VARIANTS
 from tests.visual import planted
 from tests.visual.planted import Plan
-
-MICRO = BiFormerConfig(
-    depths=(1, 2, 1),
-    embed_dims=(8, 16, 32),
-    topk=(1, 3, None),
-    head_dim=8,
-    regions=3,
-    num_classes=5,
-)
-VARIANTS = {
-    f"{layout} {variant} {padding}": replace(MICRO, layout=layout, variant=variant, padding=padding)
-    for layout in ("biformer", "stl")
-    for variant in ("legacy", "nchw")
-    for padding in ("masked", "official")
-}
 
 
 @st.composite
